@@ -1,7 +1,7 @@
-"""The `equiv` command: finds the verb, loads only that verb's module, and turns errors into one clear line.
+"""The `equiv` command: finds the verb, loads only its module, says errors in one line.
 
-Exit codes: 0 done, 2 input that cannot be used (one `error:` line on stderr), 70 a defect of the package,
-75 interrupted with everything saved (training), 130 interrupted with Ctrl-C.
+Exit codes: 0 done, 2 input that cannot be used (one `error:` line on stderr), 70 a defect of the
+package, 75 interrupted with everything saved (training), 130 interrupted with Ctrl-C.
 """
 
 import argparse
@@ -32,8 +32,8 @@ DEFECT = 70  # EX_SOFTWARE of sysexits.h
 
 EXAMPLES = """\
 examples:
-  equiv data check train.xyz                      what is in this file, and can it be trained on?
-  equiv train train.xyz                           train with everything chosen and every choice printed
+  equiv data check train.xyz                      what is in it, and can it be trained on?
+  equiv train train.xyz                           train; every choice is made and printed
   equiv evaluate model.safetensors test.xyz       error table
   equiv md model.safetensors start.xyz -T 300     molecular dynamics
 
@@ -41,7 +41,7 @@ examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors read like the package's own, and which suggests near misses."""
+    """An argument parser whose errors read like the package's own and name near misses."""
 
     def error(self, message: str) -> NoReturn:
         """Print one `error:` line and exit with code 2."""
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
             hint = f" (did you mean {near[0]}?)" if word.startswith("-") and near else ""
             described.append(f"{word}{hint}")
         noun = "argument" if len(described) == 1 else "arguments"
-        self.error(f"unknown {noun}: {', '.join(described)}")
+        return self.error(f"unknown {noun}: {', '.join(described)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT, show)
     except BrokenPipeError:
-        # The reader (`| head`) has gone: stop quietly, and keep Python from complaining again at exit.
+        # The reader (`| head`) has gone: stop quietly, and keep Python from complaining again at
+        # exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -119,7 +120,7 @@ def _top_parser() -> Parser:
     parser = Parser(
         prog="equiv",
         usage="equiv VERB ...",
-        description="Train an E(3)-equivariant interatomic potential and use it the same minute.\n\n"
+        description="Train an E(3)-equivariant interatomic potential and use it at once.\n\n"
         f"verbs:\n{table}",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

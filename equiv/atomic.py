@@ -1,0 +1,54 @@
+"""Files that are either the old one or the complete new one, whatever happens in between."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from equiv.errors import EquivError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` when the block ends without error.
+
+    The new content is flushed to the disk before the name moves, so a crash or a full disk leaves
+    the old file whole. The temporary keeps the suffixes of `path`, because writers choose formats
+    by them.
+
+    Raises:
+        EquivError: if the folder does not exist or `path` is a folder.
+    """
+    path = Path(path)
+    folder = path.parent
+    if not folder.is_dir():
+        raise EquivError(f"{path}: the folder {folder} does not exist; create it first")
+    if path.is_dir():
+        raise EquivError(f"{path} is a folder; name a file to write")
+    temporary = folder / f".{secrets.token_hex(4)}.{path.name}"
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(folder)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write `content` to `path` so that `path` never holds a part of it."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
