@@ -1,0 +1,32 @@
+"""The architectures, and the registry that recipes and model files go through."""
+
+from typing import Any
+
+import torch
+
+from equiv.choices import choose
+from equiv.models.interface import Model, Prediction
+from equiv.models.mace import MACE
+
+__all__ = ["MACE", "MODELS", "Model", "Prediction", "build_model"]
+
+MODELS: dict[str, type[Model]] = {MACE.name: MACE}
+"""Every architecture that recipes and model files may name. Nothing else is ever constructed from a file."""
+
+
+def build_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **recipe: Any) -> Model:
+    """A model with random weights that depend on ``seed`` alone; the global random state is left as it was.
+
+    Args:
+        name: key in :data:`MODELS`.
+        seed: of the weights.
+        dtype: of the weights.
+        recipe: arguments of the architecture.
+
+    Raises:
+        EquivError: no such architecture.
+    """
+    architecture = choose(MODELS, name, "model")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return architecture(**recipe).to(dtype)

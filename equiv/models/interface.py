@@ -1,0 +1,211 @@
+"""What every architecture of the package is to the rest of it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any, ClassVar
+
+import torch
+from ase.data import chemical_symbols
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from equiv.errors import UnknownElementError
+
+
+@dataclass
+class Prediction:
+    r"""What a model says about a batch of structures.
+
+    Attributes:
+        energy: total energies, eV, float64. Shape ``[graphs]``.
+        energies: energies of the atoms, eV, float64; they sum to ``energy``. Shape ``[atoms]``.
+        forces: :math:`-\partial E / \partial r_i`, eV/Angstrom. Shape ``[atoms, 3]``.
+        stress: :math:`\partial E / \partial \epsilon / V`, eV/Angstrom^3, tension positive; NaN for structures without
+            a volume. Shape ``[graphs, 3, 3]``.
+        virials: :math:`-\partial E / \partial \epsilon`, eV. Shape ``[graphs, 3, 3]``.
+        atomic_virials: the share of each atom in ``virials``, half of each of its edges, eV. Shape ``[atoms, 3, 3]``.
+        extras: what else the architecture predicts.
+    """
+
+    energy: Float[Tensor, " graphs"]
+    energies: Float[Tensor, " atoms"]
+    forces: Float[Tensor, "atoms 3"] | None = None
+    stress: Float[Tensor, "graphs 3 3"] | None = None
+    virials: Float[Tensor, "graphs 3 3"] | None = None
+    atomic_virials: Float[Tensor, "atoms 3 3"] | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Model(nn.Module, ABC):
+    r"""An interatomic potential: energies of atoms, and everything that follows from them by differentiation.
+
+    .. math::
+        E = \sum_i E_i(\{r_{ij}\}), \qquad F_i = -\frac{\partial E}{\partial r_i}, \qquad
+        \sigma = \frac{1}{V} \frac{\partial E}{\partial \epsilon}
+
+    Here :math:`r_{ij}` are the edge vectors of the neighbour list and :math:`\epsilon` a symmetric strain of cell and
+    positions. A concrete model implements :meth:`atomic_energies` and nothing else of this.
+
+    Geometry is computed in float64 whatever the dtype of the weights, and energies are summed in float64.
+
+    Attributes:
+        name: key of the architecture in the registry and in recipes.
+        elements: atomic numbers the model knows, ascending.
+        cutoff: radius of the neighbour list, Angstrom.
+        recipe: the constructor's arguments as resolved, JSON-able: ``type(model)(**model.recipe)`` rebuilds it.
+        card: what a reader of the model file should know (level of theory, data, errors, licence), JSON-able.
+    """
+
+    name: ClassVar[str]
+    elements: tuple[int, ...]
+    cutoff: float
+    recipe: dict[str, Any]
+
+    def __init__(self, elements: Sequence[int], cutoff: float) -> None:
+        super().__init__()
+        self.elements = tuple(sorted(elements))
+        self.cutoff = float(cutoff)
+        self.card: dict[str, Any] = {}
+
+    @abstractmethod
+    def atomic_energies(
+        self, batch: Any, vectors: Float[Tensor, "edges 3"], species: Int[Tensor, " atoms"]
+    ) -> Float[Tensor, " atoms"]:
+        """Energies of the atoms in eV and float64, reference energies included.
+
+        Args:
+            batch: the structures (:class:`equiv.graph.AtomGraph`, batched).
+            vectors: edge vectors from receiver to sender, Angstrom, float64.
+            species: position of every atom's element in :attr:`elements`.
+        """
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    def forward(
+        self, batch: Any, *, forces: bool = True, stress: bool = False, atomic_virials: bool = False
+    ) -> Prediction:
+        """Predict a batch.
+
+        The outputs can be differentiated again if the model is in training mode or ``batch.positions`` require a
+        gradient; otherwise they are detached.
+
+        Args:
+            batch: batched :class:`equiv.graph.AtomGraph`.
+            forces: whether to compute forces.
+            stress: whether to compute stress and virials.
+            atomic_virials: whether to compute the atoms' shares of the virials.
+
+        Raises:
+            UnknownElementError: the batch holds elements the model does not know.
+        """
+        species = self.species(batch.atomic_numbers)
+        derivatives = forces or stress or atomic_virials
+        differentiable = self.training or batch.positions.requires_grad
+        with torch.set_grad_enabled(derivatives or torch.is_grad_enabled()):
+            positions, cell = batch.positions, batch.cell
+            variables: list[Tensor] = []
+            if forces:
+                positions = positions if positions.requires_grad else positions.detach().requires_grad_()
+                variables.append(positions)
+            moved = positions
+            if stress:
+                strain = torch.zeros_like(cell).requires_grad_()
+                variables.append(strain)
+                deformation = 0.5 * (strain + strain.mT)
+                moved = positions + torch.einsum("ni,nij->nj", positions, deformation[batch.batch])
+                cell = cell + cell @ deformation
+            shifts = torch.einsum("ei,eij->ej", batch.shifts, cell[batch.batch[batch.receivers]])
+            vectors = moved[batch.senders] + shifts - moved[batch.receivers]
+            if atomic_virials:
+                vectors = vectors if vectors.requires_grad else vectors.requires_grad_()
+                variables.append(vectors)
+            energies = self.atomic_energies(batch, vectors, species)
+            energy = energies.new_zeros(batch.num_graphs).index_add(0, batch.batch, energies)
+            prediction = Prediction(energy=energy, energies=energies)
+            if derivatives:
+                gradients = _gradients(energy, variables, differentiable)
+                if forces:
+                    prediction.forces = -gradients.pop(0)
+                if stress:
+                    prediction.virials = -gradients.pop(0)
+                    volume = torch.linalg.det(batch.cell).abs()
+                    volume = torch.where(volume > 0, volume, torch.nan)
+                    prediction.stress = -prediction.virials / volume[:, None, None]
+                if atomic_virials:
+                    share = -0.5 * vectors.unsqueeze(-1) * gradients.pop(0).unsqueeze(-2)
+                    zeros = share.new_zeros(batch.positions.shape[0], 3, 3)
+                    prediction.atomic_virials = zeros.index_add(0, batch.senders, share).index_add(
+                        0, batch.receivers, share
+                    )
+        if derivatives and not differentiable:
+            return Prediction(**{k: v.detach() if isinstance(v, Tensor) else v for k, v in vars(prediction).items()})
+        return prediction
+
+    def species(self, atomic_numbers: Int[Tensor, " atoms"]) -> Int[Tensor, " atoms"]:
+        """Positions of the atoms' elements in :attr:`elements`."""
+        known = atomic_numbers.new_tensor(self.elements)
+        index = torch.searchsorted(known, atomic_numbers).clamp(max=len(self.elements) - 1)
+        unknown = atomic_numbers[known[index] != atomic_numbers]
+        if unknown.numel():
+            symbols = ", ".join(chemical_symbols[z] for z in sorted(set(unknown.tolist())))
+            trained = ", ".join(chemical_symbols[z] for z in self.elements)
+            raise UnknownElementError(
+                f"the structure holds {symbols}, but this model was trained on {trained} only; "
+                "train a model on data with these elements"
+            )
+        return index
+
+    def hessian(self, batch: Any) -> Float[Tensor, "coordinates coordinates"]:
+        r"""Second derivatives :math:`\partial^2 E / \partial r_{i\alpha} \partial r_{j\beta}` of one structure.
+
+        Rows and columns run over atoms, then x, y, z; eV/Angstrom^2, float64. Cost: one backward pass per row.
+        """
+        if batch.num_graphs != 1:
+            raise ValueError(f"hessian takes one structure at a time, got a batch of {batch.num_graphs}")
+        structure = copy(batch)
+        structure.positions = batch.positions.detach().clone().requires_grad_()
+        forces = self(structure).forces
+        size = forces.numel()
+        if not forces.requires_grad:
+            return forces.new_zeros(size, size)
+        rows = [
+            -torch.autograd.grad(component, structure.positions, retain_graph=True)[0].flatten()
+            for component in forces.flatten()
+        ]
+        hessian = torch.stack(rows) if rows else forces.new_zeros(0, 0)
+        return 0.5 * (hessian + hessian.mT)
+
+    def loss_terms(self, prediction: Prediction, batch: Any) -> dict[str, Tensor]:
+        """Further terms an architecture adds to the training loss, by name; each is added with weight one."""
+        return {}
+
+    def metrics(self, prediction: Prediction, batch: Any) -> dict[str, float]:
+        """Further numbers an architecture wants in the training log, by name."""
+        return {}
+
+    def advance(self, step: int) -> None:
+        """Called after every optimizer step; architectures with a schedule of their own move it here."""
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the model file (:func:`equiv.models.file.save_model`)."""
+        from equiv.models.file import save_model
+
+        save_model(self, path)
+
+
+def _gradients(energy: Tensor, variables: list[Tensor], differentiable: bool) -> list[Tensor]:
+    if not energy.requires_grad:  # no atom has a neighbour: nothing depends on the geometry
+        return [torch.zeros_like(v) for v in variables]
+    gradients = torch.autograd.grad(energy.sum(), variables, create_graph=differentiable, allow_unused=True)
+    return [torch.zeros_like(v) if g is None else g for g, v in zip(gradients, variables, strict=True)]

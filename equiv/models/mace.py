@@ -1,0 +1,250 @@
+"""MACE: higher-order equivariant message passing (Batatia et al. 2022)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from ase.data import atomic_numbers as NUMBER_OF
+from ase.data import chemical_symbols
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from equiv.choices import choose
+from equiv.errors import EquivError
+from equiv.graph.blocks import neighbor_blocks
+from equiv.message_passing.convolution import CONVOLUTIONS
+from equiv.models.interface import Model
+from equiv.nn.cutoff import PolynomialCutoff
+from equiv.nn.linear import ElementLinear, SphericalLinear
+from equiv.nn.mlp import RadialMLP
+from equiv.nn.radial import RADIAL_BASES
+from equiv.nn.readout import LinearReadout, NonlinearReadout
+from equiv.nn.zbl import ZBL
+from equiv.so3 import spherical_harmonics
+from equiv.tensor_products.many_body import MANY_BODY_PRODUCTS
+
+
+class MACE(Model):
+    r"""Many-body message passing with spherical tensors.
+
+    .. math::
+        E = \sum_i \Big( E^0_{z_i} + s \sum_t \mathcal{R}_t(h^{(t)}_{i,00}) + b \Big)
+
+    In each layer :math:`t` the features of the neighbours are convolved with the edges' spherical harmonics, raised to
+    products of up to :math:`\nu` factors with weights of the element, and mixed (:class:`MACELayer`); a readout
+    :math:`\mathcal{R}_t` turns the invariant ones into energy. :math:`E^0` are reference energies, :math:`s` = ``scale``
+    and :math:`b` = ``shift`` in eV.
+
+    The functional form is that of mace-torch's ``ScaleShiftMACE`` with ``RealAgnosticInteractionBlock`` first and
+    ``RealAgnosticResidualInteractionBlock`` after.
+
+    Args:
+        elements: chemical symbols (or atomic numbers) of the elements.
+        cutoff: Angstrom.
+        channels: channels per degree.
+        hidden_degree: highest degree of the features passed between layers.
+        edge_degree: highest degree of the spherical harmonics and of the messages.
+        layers: number of message-passing layers.
+        correlation: order :math:`\nu` of the many-body products, 1 to 4.
+        radial_basis: ``"bessel"`` or ``"chebyshev"``.
+        num_radial: number of radial functions.
+        cutoff_power: power of the polynomial cutoff.
+        radial_hidden: hidden widths of the radial networks.
+        readout_hidden: hidden width of the last readout.
+        product: tensor product of convolution and many-body product, ``"clebsch_gordan"``.
+        mean_neighbors: mean number of neighbours in the training set; keeps messages of unit size.
+        reference_energies: eV, by chemical symbol.
+        scale: :math:`s`, eV; the root mean square of the training forces is customary.
+        shift: :math:`b`, eV per atom.
+        zbl: add the :class:`equiv.nn.ZBL` repulsion, so that atoms cannot collapse into each other.
+
+    Raises:
+        EquivError: an argument is out of range or an element has no reference energy.
+    """
+
+    name: ClassVar[str] = "mace"
+
+    def __init__(
+        self,
+        elements: Sequence[str | int],
+        cutoff: float,
+        *,
+        channels: int = 64,
+        hidden_degree: int = 1,
+        edge_degree: int = 3,
+        layers: int = 2,
+        correlation: int = 3,
+        radial_basis: str = "bessel",
+        num_radial: int = 8,
+        cutoff_power: int = 5,
+        radial_hidden: Sequence[int] = (64, 64, 64),
+        readout_hidden: int = 16,
+        product: str = "clebsch_gordan",
+        mean_neighbors: float,
+        reference_energies: Mapping[str, float],
+        scale: float = 1.0,
+        shift: float = 0.0,
+        zbl: bool = False,
+    ) -> None:
+        numbers = sorted({_atomic_number(e) for e in elements})
+        symbols = [chemical_symbols[z] for z in numbers]
+        missing = [s for s in symbols if s not in reference_energies]
+        _require(bool(symbols), "elements", "at least one element", elements)
+        _require(not missing, "reference_energies", f"an energy in eV for {', '.join(missing)}", dict(reference_energies))
+        _require(cutoff > 0, "cutoff", "a positive radius in Angstrom", cutoff)
+        _require(mean_neighbors > 0, "mean_neighbors", "a positive number, measured on the training set", mean_neighbors)
+        _require(1 <= correlation <= 4, "correlation", "1, 2, 3 or 4", correlation)
+        _require(0 <= hidden_degree <= edge_degree, "hidden_degree", "0 up to edge_degree", hidden_degree)
+        for key, value in {"channels": channels, "layers": layers, "num_radial": num_radial}.items():
+            _require(value >= 1, key, "at least 1", value)
+        super().__init__(numbers, cutoff)
+        self.recipe = {
+            "elements": symbols,
+            "cutoff": float(cutoff),
+            "channels": channels,
+            "hidden_degree": hidden_degree,
+            "edge_degree": edge_degree,
+            "layers": layers,
+            "correlation": correlation,
+            "radial_basis": radial_basis,
+            "num_radial": num_radial,
+            "cutoff_power": cutoff_power,
+            "radial_hidden": list(radial_hidden),
+            "readout_hidden": readout_hidden,
+            "product": product,
+            "mean_neighbors": float(mean_neighbors),
+            "reference_energies": {s: float(reference_energies[s]) for s in symbols},
+            "scale": float(scale),
+            "shift": float(shift),
+            "zbl": zbl,
+        }
+        self.edge_degree, self.scale, self.shift = edge_degree, float(scale), float(shift)
+        basis = choose(RADIAL_BASES, radial_basis, "radial_basis")
+        self.radial_basis = basis(num_radial, self.cutoff, PolynomialCutoff(cutoff_power))
+        self.embedding = nn.Parameter(torch.randn(len(numbers), channels))
+        self.layers = nn.ModuleList()
+        self.readouts = nn.ModuleList()
+        for t in range(layers):
+            first, last = t == 0, t == layers - 1
+            self.layers.append(
+                MACELayer(
+                    degree_in=0 if first else hidden_degree,
+                    degree_out=0 if last else hidden_degree,
+                    edge_degree=edge_degree,
+                    channels=channels,
+                    correlation=correlation,
+                    radial_widths=(num_radial, *radial_hidden),
+                    num_elements=len(numbers),
+                    mean_neighbors=mean_neighbors,
+                    residual=not first,
+                    product=product,
+                )
+            )
+            self.readouts.append(NonlinearReadout(channels, readout_hidden) if last and layers > 1 else LinearReadout(channels))
+        self.zbl = ZBL() if zbl else None
+
+    def atomic_energies(
+        self, batch: Any, vectors: Float[Tensor, "edges 3"], species: Int[Tensor, " atoms"]
+    ) -> Float[Tensor, " atoms"]:
+        """Energies of the atoms in eV and float64, reference energies included."""
+        num_atoms, num_elements = species.shape[0], len(self.elements)
+        # Atoms are put in the order of their elements, so that what belongs to an element is a slice.
+        order = torch.argsort(species, stable=True)
+        rank = torch.empty_like(order).scatter_(0, order, torch.arange(num_atoms, device=order.device))
+        counts = torch.bincount(species, minlength=num_elements).tolist()
+
+        blocks = neighbor_blocks(batch.receivers, num_atoms)
+        edge = blocks.edge[order]
+        # Padding points at an edge beyond the cutoff, where every radial function is zero.
+        beyond = vectors.new_tensor([[0.0, 0.0, 2.0 * self.cutoff]])
+        block_vectors = torch.cat([vectors, beyond])[edge]
+        senders = torch.cat([rank[batch.senders], rank.new_zeros(1)])[edge]
+
+        block_vectors = block_vectors.to(self.dtype)
+        harmonics = spherical_harmonics(self.edge_degree, block_vectors)
+        radial = self.radial_basis(torch.linalg.vector_norm(block_vectors, dim=-1))
+
+        features = (self.embedding[species[order]] / num_elements**0.5).unsqueeze(1)
+        readout = features.new_zeros(num_atoms)
+        for layer, read in zip(self.layers, self.readouts, strict=True):
+            features = layer(features, harmonics, radial, senders, counts)
+            readout = readout + read(features[:, 0])
+
+        energies = (self.scale * readout.double() + self.shift)[rank]
+        reference = energies.new_tensor(list(self.recipe["reference_energies"].values()))
+        energies = energies + reference[species]
+        if self.zbl is not None:
+            distances = torch.linalg.vector_norm(vectors, dim=-1).to(self.dtype)
+            energies = energies + self.zbl(distances, batch.atomic_numbers, batch.senders, batch.receivers).double()
+        return energies
+
+
+class MACELayer(nn.Module):
+    r"""One layer: convolution, many-body product, mixing.
+
+    .. math::
+        A_i = \frac{1}{\bar n} W \sum_{j \to i} R(r_{ij}) \otimes Y(\hat r_{ij}) \otimes U h_j, \qquad
+        h'_i = V B_{z_i}(A_i) + S_{z_i} h_i
+
+    :math:`B` is the many-body product (:class:`equiv.tensor_products.ManyBodyProduct`), :math:`\bar n` =
+    ``mean_neighbors``. The first layer has no residual :math:`S`; its messages pass through an element-dependent
+    linear map instead.
+    """
+
+    def __init__(
+        self,
+        *,
+        degree_in: int,
+        degree_out: int,
+        edge_degree: int,
+        channels: int,
+        correlation: int,
+        radial_widths: Sequence[int],
+        num_elements: int,
+        mean_neighbors: float,
+        residual: bool,
+        product: str,
+    ) -> None:
+        super().__init__()
+        convolution = choose(CONVOLUTIONS, product, "product")
+        many_body = choose(MANY_BODY_PRODUCTS, product, "product")
+        self.mean_neighbors, self.residual = float(mean_neighbors), residual
+        self.linear_up = SphericalLinear(channels, channels, degree_in)
+        self.convolution = convolution(degree_in, edge_degree, edge_degree, channels)
+        self.radial_mlp = RadialMLP([*radial_widths, self.convolution.weight_numel])
+        self.linear = SphericalLinear(self.convolution.channels_out(), channels, edge_degree)
+        self.skip = ElementLinear(
+            channels, channels, min(degree_in, degree_out) if residual else edge_degree, num_elements=num_elements
+        )
+        self.product = many_body(edge_degree, degree_out, channels, correlation=correlation, num_elements=num_elements)
+        self.linear_product = SphericalLinear(channels, channels, degree_out)
+
+    def forward(
+        self,
+        features: Float[Tensor, "atoms lm_in channels"],
+        harmonics: Float[Tensor, "atoms width lm_edge"],
+        radial: Float[Tensor, "atoms width num_radial"],
+        senders: Int[Tensor, "atoms width"],
+        counts: Sequence[int],
+    ) -> Float[Tensor, "atoms lm_out channels"]:
+        """New features of atoms sorted by element; ``counts`` are the numbers of atoms of each element."""
+        messages = self.convolution(self.linear_up(features), harmonics, self.radial_mlp(radial), senders)
+        density = self.linear(messages) / self.mean_neighbors
+        if not self.residual:
+            return self.linear_product(self.product(self.skip(density, counts), counts))
+        kept = features[:, : (self.skip.degree + 1) ** 2]
+        out = self.linear_product(self.product(density, counts))
+        return out + nn.functional.pad(self.skip(kept, counts), (0, 0, 0, out.shape[1] - kept.shape[1]))
+
+
+def _atomic_number(element: str | int) -> int:
+    number = NUMBER_OF.get(element, 0) if isinstance(element, str) else element
+    if not 1 <= number < len(chemical_symbols):
+        raise EquivError(f"elements: expected chemical symbols like 'Si', got {element!r}")
+    return number
+
+
+def _require(condition: bool, argument: str, expected: str, got: object) -> None:
+    if not condition:
+        raise EquivError(f"MACE: {argument} must be {expected}; got {got}")
+
