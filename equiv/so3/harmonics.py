@@ -26,27 +26,30 @@ def spherical_harmonics(
         Y_{l} = c_l\, w^{(l-1,\,1,\,l)} \, Y_{l-1} \otimes \hat r, \qquad Y_{0} = n_0, \qquad
         Y_{l,0}(\hat y) = n_l
 
-    Here :math:`\hat r = r / |r|` is the direction of a vector :math:`r = (x, y, z)`, :math:`w` the coupling
-    coefficients of :func:`wigner_3j`, and the last equation fixes :math:`c_l`. With ``normalization``
+    Here :math:`\hat r = r / |r|` is the direction of a vector :math:`r = (x, y, z)`, :math:`w` the
+    coupling coefficients of :func:`wigner_3j`, and the last equation fixes :math:`c_l`. With
+    ``normalization``
 
     - ``"component"``: :math:`n_l = \sqrt{2l+1}`, so :math:`|Y_l|^2 = 2l + 1`,
     - ``"norm"``: :math:`n_l = 1`, so :math:`|Y_l|^2 = 1`,
     - ``"integral"``: :math:`n_l = \sqrt{(2l+1)/4\pi}`, so :math:`\int Y_{lm}^2\, d\Omega = 1`.
 
-    Component ``l * l + l + m`` of the last axis is :math:`Y_{lm}`, :math:`m = -l \dots l`. The polar axis is *y*,
-    and :math:`Y_1 = n_1 (x, y, z)`: the standard order (y, z, x) of a text that has its polar axis along z.
+    Component ``l * l + l + m`` of the last axis is :math:`Y_{lm}`, :math:`m = -l \dots l`. The
+    polar axis is *y*, and :math:`Y_1 = n_1 (x, y, z)`: the standard order (y, z, x) of a text that
+    has its polar axis along z.
 
-    Each degree is a polynomial in :math:`\hat r`, obtained from the one below by a map of norm 1, so rounding
-    errors add up instead of growing, and all derivatives are smooth on the whole sphere, poles included.
-    A vector of length zero (below 1e-19 in float32, 1e-154 in float64) has no direction: its components of
-    degree above 0 are 0 and its gradient is 0, to every order.
+    Each degree is a polynomial in :math:`\hat r`, obtained from the one below by a map of norm 1,
+    so rounding errors add up instead of growing, and all derivatives are smooth on the whole
+    sphere, poles included. A vector of length zero (below 1e-19 in float32, 1e-154 in float64) has
+    no direction: its components of degree above 0 are 0 and its gradient is 0, to every order.
 
-    With ``normalize=False`` the vector itself takes the place of :math:`\hat r`, which gives the solid harmonics
-    :math:`|r|^l Y_l(\hat r)`: polynomials, smooth everywhere.
+    With ``normalize=False`` the vector itself takes the place of :math:`\hat r`, which gives the
+    solid harmonics :math:`|r|^l Y_l(\hat r)`: polynomials, smooth everywhere.
 
-    Rotations and reflections act on :math:`Y_l` as on an irrep of degree l and parity :math:`(-1)^l`. Cost: an
-    outer product and a matrix product per degree, :math:`12 l^2` multiply-adds per vector. The result is stored
-    with the vectors contiguous; call ``.contiguous()`` where the components should be.
+    Rotations and reflections act on :math:`Y_l` as on an irrep of degree l and parity
+    :math:`(-1)^l`. Cost: an outer product and a matrix product per degree, :math:`12 l^2`
+    multiply-adds per vector. The result is stored with the vectors contiguous; call
+    ``.contiguous()`` where the components should be.
 
     Args:
         l_max: highest degree.
@@ -55,8 +58,8 @@ def spherical_harmonics(
         normalize: whether the vectors are scaled to length 1 first.
 
     Raises:
-        EquivError: ``l_max`` is not a non-negative integer, ``vectors`` is not a floating tensor with a last
-            axis of length 3, or ``normalization`` is none of the three.
+        EquivError: ``l_max`` is not a non-negative integer, ``vectors`` is not a floating tensor
+            with a last axis of length 3, or ``normalization`` is none of the three.
     """
     _check(l_max, vectors, normalization)
     n0, n1 = (_factor(l, normalization) for l in (0, 1))
@@ -85,7 +88,9 @@ def _directions(r: Float[Tensor, "3 vectors"]) -> Float[Tensor, "3 vectors"]:
 def _factor(l: int, normalization: Normalization) -> float:
     if normalization == "norm":
         return 1.0
-    return math.sqrt(2 * l + 1) * (1.0 if normalization == "component" else math.sqrt(0.25 / math.pi))
+    return math.sqrt(2 * l + 1) * (
+        1.0 if normalization == "component" else math.sqrt(0.25 / math.pi)
+    )
 
 
 _STEPS: dict[tuple[int, str, torch.dtype, torch.device], Tensor] = {}
@@ -94,7 +99,7 @@ _STEPS: dict[tuple[int, str, torch.dtype, torch.device], Tensor] = {}
 def _step(l: int, normalization: Normalization, like: Tensor) -> Float[Tensor, "m pairs"]:
     """Matrix from (degree l - 1) x (direction) to degree l; degree 1 enters unscaled."""
     if torch.compiler.is_compiling():
-        # a compiler cannot fill a table of tensors while it traces, but it can embed numbers in its graph
+        # a compiler cannot fill a table of tensors while it traces, but it can embed numbers
         return torch.tensor(_step_numbers(l, normalization), dtype=like.dtype, device=like.device)
     key = (l, normalization, like.dtype, like.device)
     if key in _STEPS:
@@ -116,16 +121,21 @@ def _step_numbers(l: int, normalization: Normalization) -> list[list[float]]:
 
 def _check(l_max: int, vectors: Tensor, normalization: str) -> None:
     if not isinstance(l_max, int) or isinstance(l_max, bool) or l_max < 0:
-        raise EquivError(f"spherical_harmonics: l_max must be a non-negative integer, got {l_max!r}")
-    if normalization not in get_args(Normalization):
         raise EquivError(
-            f"spherical_harmonics: normalization must be one of {', '.join(get_args(Normalization))}, "
+            f"spherical_harmonics: l_max must be a non-negative integer, got {l_max!r}"
+        )
+    if normalization not in (known := get_args(Normalization)):
+        raise EquivError(
+            f"spherical_harmonics: normalization must be one of {', '.join(known)}, "
             f"got {normalization!r}"
         )
     if not isinstance(vectors, Tensor) or not vectors.is_floating_point():
         came = vectors.dtype if isinstance(vectors, Tensor) else type(vectors).__name__
-        raise EquivError(f"spherical_harmonics: vectors must be a floating-point tensor, got {came}")
+        raise EquivError(
+            f"spherical_harmonics: vectors must be a floating-point tensor, got {came}"
+        )
     if vectors.ndim == 0 or vectors.shape[-1] != 3:
         raise EquivError(
-            f"spherical_harmonics: vectors must have a last axis of length 3 (x, y, z), got shape {tuple(vectors.shape)}"
+            "spherical_harmonics: vectors must have a last axis of length 3 (x, y, z), "
+            f"got shape {tuple(vectors.shape)}"
         )
