@@ -15,8 +15,8 @@ from torch import Tensor
 from equiv.errors import EquivError
 from equiv.models import MACE
 from equiv.models.mace import MACELayer
-from equiv.nn.readout import LinearReadout, NonlinearReadout
 from equiv.nn.mlp import SILU_GAIN
+from equiv.nn.readout import LinearReadout, NonlinearReadout
 from equiv.so3 import symmetric_couplings
 
 # What a configuration may say about parts of mace-torch that our model does not have.
@@ -67,35 +67,37 @@ _REDUNDANT = (
 
 
 def mace_from_state_dict(state: Mapping[str, Tensor], configuration: Mapping[str, Any]) -> MACE:
-    r"""Rebuild a mace-torch ``ScaleShiftMACE`` as our :class:`equiv.models.MACE`, equal to rounding.
+    r"""Rebuild a mace-torch ``ScaleShiftMACE`` as :class:`equiv.models.MACE`, equal to rounding.
 
     .. math::
         E_\text{ours}(r; W') = E_\text{mace-torch}(r; W), \qquad W' = \mathcal{M}\, W
 
-    The two are the same function of the geometry, so a linear map of the weights is all there is to do:
+    The two are the same function of the geometry, so a linear map of the weights is all there is to
+    do:
 
     - mace-torch's edges run from sender to receiver and ours the other way round. A path through
-      harmonics of degree :math:`l_2` gets the sign :math:`(-1)^{l_2}`, folded into the radial network.
-    - Its couplings :math:`U` of the many-body product (buffers in the state dict) are an overcomplete
-      set of tensors; contracted with a power of one vector only their symmetric part counts, which is
-      expanded in our orthonormal basis.
+      harmonics of degree :math:`l_2` gets the sign :math:`(-1)^{l_2}`, folded into the radial
+      network.
+    - Its couplings :math:`U` of the many-body product (buffers in the state dict) are an
+      overcomplete set of tensors; contracted with a power of one vector only their symmetric part
+      counts, which is expanded in our orthonormal basis.
     - e3nn normalises SiLU with a constant drawn by Monte Carlo; the ratio to ours goes into the
       matrix behind it.
 
     The model has the dtype of the state; the map is computed in float64.
 
     Args:
-        state: ``model.state_dict()``, on any device. A model file of mace-torch is a pickle, which this
-            function never opens.
+        state: ``model.state_dict()``, on any device. A model file of mace-torch is a pickle, which
+            this function never opens.
         configuration: arguments of mace-torch's constructor, JSON-able: ``r_max`` (Angstrom),
             ``num_bessel``, ``num_polynomial_cutoff``, ``max_ell``, ``num_interactions``,
             ``hidden_irreps``, ``MLP_irreps``, ``avg_num_neighbors``, ``atomic_numbers``,
-            ``correlation``, ``radial_MLP`` and those that name a variant (``gate``, ...), if they were
-            not left at their defaults.
+            ``correlation``, ``radial_MLP`` and those that name a variant (``gate``, ...), if they
+            were not left at their defaults.
 
     Raises:
-        EquivError: the configuration names something our model does not have or is incomplete, or the
-            state does not fit it: a tensor is missing, left over, or of another shape.
+        EquivError: the configuration names something our model does not have or is incomplete, or
+            the state does not fit it: a tensor is missing, left over, or of another shape.
 
     Batatia et al. 2022 (MACE); the form converted is that of mace-torch 0.3.
     """
@@ -126,8 +128,8 @@ class _Weights:
     def take(self, name: str) -> Tensor:
         if name not in self.state:
             raise EquivError(
-                f"the mace-torch state has no tensor {name}; it is not a ScaleShiftMACE of the form "
-                "in the configuration"
+                f"the mace-torch state has no tensor {name}; it is not a ScaleShiftMACE of the "
+                "form in the configuration"
             )
         self.taken.add(name)
         return self.state[name].detach().to(device="cpu", dtype=torch.float64)
@@ -333,7 +335,7 @@ def _convert_readout(
 
 
 def _e3nn_silu_gain() -> float:
-    """The factor in front of SiLU in every e3nn network (a fixed Monte Carlo estimate of ``SILU_GAIN``)."""
+    """The factor before SiLU in every e3nn network: a fixed Monte Carlo estimate of ours."""
     return float(normalize2mom(torch.nn.functional.silu).cst)
 
 
@@ -359,6 +361,6 @@ def _check_radial_basis(model: MACE, weights: _Weights) -> None:
         found = weights.take(name)
         if found.shape != expected.shape or not torch.allclose(found, expected.double(), rtol=1e-5):
             raise EquivError(
-                f"{name} of the state is {found.tolist()}, the configuration asks for {expected.tolist()}; "
-                "trained or foreign radial functions cannot be converted"
+                f"{name} of the state is {found.tolist()}, the configuration asks for "
+                f"{expected.tolist()}; trained or foreign radial functions cannot be converted"
             )

@@ -1,6 +1,7 @@
 """Checks for equivariant layers and interatomic potentials, for this package's and for anyone's.
 
-- :func:`check_model` holds a potential against every law in :data:`LAWS`: symmetry, derivatives, smoothness, ...
+- :func:`check_model` holds a potential against every law in :data:`LAWS`: symmetry, derivatives,
+  smoothness, ...
 - :func:`assert_equivariant` holds any function of tensors against rotations and reflections.
 - :func:`assert_gradient` holds first and second derivatives against finite differences.
 - :func:`small_structures` are the awkward little structures to try things on.

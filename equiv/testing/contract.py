@@ -25,15 +25,17 @@ def check_model(
         E(R r + t) = E(r), \quad F = -\partial E / \partial r, \quad
         \sigma = V^{-1}\, \partial E / \partial \varepsilon, \quad E(\text{n copies}) = n E, \;\dots
 
-    The laws, by name, are the keys of :data:`equiv.testing.LAWS`, each with its statement and the error it allows.
-    They run on copies in float64 (and once in float32) on the CPU; the model given is left alone.
-    Errors are relative: forces to the largest force in the structures, energies to that force times 1 Angstrom.
+    The laws, by name, are the keys of :data:`equiv.testing.LAWS`, each with its statement and the
+    error it allows. They run on copies in float64 (and once in float32) on the CPU; the model given
+    is left alone. Errors are relative: forces to the largest force in the structures, energies to
+    that force times 1 Angstrom.
 
     Cost: a few hundred evaluations of structures with at most six atoms.
 
     Args:
         model: trained or not. Weights that are exactly zero are refused, for they obey everything.
-        structures: what to run it on; by default :func:`equiv.testing.small_structures` with its own elements.
+        structures: what to run it on; by default :func:`equiv.testing.small_structures` with its
+            own elements.
         laws: names of the laws to check; all by default.
         tolerances: errors to allow instead of the law's own, by name.
         seed: of the rotations, displacements and permutations drawn.
@@ -73,7 +75,8 @@ def check_model(
         errors[name] = worst.error
         if not worst.error <= allowed:
             broken.append(
-                f"{name}: {law.statement}\n    {worst.what}: error {worst.error:.1e}, allowed {allowed:.1e}"
+                f"{name}: {law.statement}\n"
+                f"    {worst.what}: error {worst.error:.1e}, allowed {allowed:.1e}"
             )
     if broken:
         laws_broken = "1 law" if len(broken) == 1 else f"{len(broken)} laws"

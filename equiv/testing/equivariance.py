@@ -14,14 +14,14 @@ from equiv.so3 import wigner_3j
 
 @dataclass(frozen=True)
 class Spherical:
-    """How a tensor ``(..., (degree + 1)**2, channels)`` of natural parity turns: the layout inside models."""
+    """The layout inside models: ``(..., (degree + 1)**2, channels)`` with natural parity."""
 
     degree: int
 
 
 Behavior = None | Literal["vector"] | str | o3.Irreps | Spherical
-"""How a tensor turns: ``None`` not at all; ``"vector"`` as Cartesian vectors on its last axis; irreps or their string
-as e3nn's flat layout on the last axis; :class:`Spherical` as the channels-last layout inside models."""
+"""How a tensor turns: ``None`` not at all; ``"vector"`` as Cartesian vectors on its last axis;
+irreps or their string as e3nn's flat layout on the last axis; :class:`Spherical` as in models."""
 
 
 def random_rotation(generator: torch.Generator, *, reflect: bool = False) -> Float[Tensor, "3 3"]:
@@ -71,8 +71,8 @@ def assert_equivariant(
         inputs: :math:`x_1, x_2, \dots`
         behaviors_in: how each of them turns, see :data:`Behavior`.
         behaviors_out: how the result turns; a list if there are several.
-        tolerance: largest error allowed, relative to the largest component of the result; by default 1e-11 in
-            float64 and 1e-4 in float32.
+        tolerance: largest error allowed, relative to the largest component of the result; by
+            default 1e-11 in float64 and 1e-4 in float32.
         rotations: how many of each kind are tried.
         seed: of the generator that draws them.
 
@@ -81,7 +81,8 @@ def assert_equivariant(
 
     Raises:
         AssertionError: the law is broken; names the output, the kind of rotation and the error.
-        ValueError: the lists do not match, or the function vanishes on these inputs, which would prove nothing.
+        ValueError: the lists do not match, or the function vanishes on these inputs, which would
+            prove nothing.
 
     >>> cross = lambda a, b: torch.linalg.cross(a, b)
     >>> a, b = torch.eye(3, dtype=torch.float64)[:2]
@@ -131,7 +132,7 @@ def _as_list(result: Tensor | Sequence[Tensor]) -> list[Tensor]:
 
 
 def _natural_parity_matrices(rotation: Tensor, degree: int) -> list[Tensor]:
-    """Matrices of degree 0, 1, ...; each from the one below, so none relies on the harmonics under test."""
+    """Matrices of degree 0, 1, ..., each from the one below: independent of the harmonics."""
     matrices = [torch.ones(1, 1, dtype=torch.float64), rotation]
     for l in range(2, degree + 1):
         w = wigner_3j(l - 1, 1, l)

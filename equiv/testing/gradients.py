@@ -15,7 +15,8 @@ def directional_derivative(
     r"""Numerical derivative along a direction, with an error of order ``step**4``.
 
     .. math::
-        \frac{d}{dt} f(x + t v) \approx \frac{f(x - 2hv) - 8 f(x - hv) + 8 f(x + hv) - f(x + 2hv)}{12 h}
+        \frac{d}{dt} f(x + t v) \approx \frac{f(x - 2hv) - 8 f(x - hv) + 8 f(x + hv) - f(x +
+        2hv)}{12 h}
 
     Args:
         function: of one tensor; any shape of result.
@@ -37,12 +38,13 @@ def assert_gradient(
     directions: int = 3,
     seed: int = 0,
 ) -> float:
-    r"""Assert that autograd's first and second derivatives of a function are those of finite differences.
+    r"""Assert that first and second derivatives by autograd are those of finite differences.
 
     With :math:`g(x) = \nabla_x \langle a, f(x) \rangle` for a random :math:`a`, compares
-    :math:`\langle g, v \rangle` with the numerical derivative of :math:`\langle a, f \rangle` along random :math:`v`,
-    then :math:`\nabla_x \langle g, b \rangle` for random :math:`b` with the numerical derivative of
-    :math:`\langle g, b \rangle`: the second derivative is what training on forces needs.
+    :math:`\langle g, v \rangle` with the numerical derivative of :math:`\langle a, f \rangle` along
+    random :math:`v`, then :math:`\nabla_x \langle g, b \rangle` for random :math:`b` with the
+    numerical derivative of :math:`\langle g, b \rangle`: the second derivative is what training on
+    forces needs.
 
     Args:
         function: of one tensor, any shape of result; smooth around ``x``.
@@ -100,8 +102,9 @@ def assert_gradient(
             error = abs(numerical - analytic) / scale
             if not error <= tolerance:
                 raise AssertionError(
-                    f"the {order} derivative is wrong: autograd {analytic:.10g}, finite differences {numerical:.10g} "
-                    f"(relative error {error:.1e}, allowed {tolerance:.1e})"
+                    f"the {order} derivative is wrong: autograd {analytic:.10g}, "
+                    f"finite differences {numerical:.10g} (relative error {error:.1e}, "
+                    f"allowed {tolerance:.1e})"
                 )
             worst = max(worst, error)
     return worst

@@ -1,4 +1,4 @@
-"""The laws that every interatomic potential obeys, each as a function from a model to its errors."""
+"""The laws that every interatomic potential obeys, each a function from a model to its errors."""
 
 import copy
 import tempfile
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from equiv.graph import collate
-from equiv.models import MODELS, Model
+from equiv.models import MODELS
 from equiv.testing.equivariance import random_rotation
 from equiv.testing.gradients import STENCIL
 from equiv.testing.subject import (
@@ -104,7 +104,7 @@ def _energies_add_up(subject: Subject) -> list[Deviation]:
 def _slope(
     subject: Subject, name: str, deform: Callable[[ase.Atoms, float], ase.Atoms], step: float
 ) -> float:
-    """Derivative of the energy along a family of structures, by fourth-order central differences."""
+    """Derivative of the energy along a family of structures, by central differences."""
     atoms = subject.structures[name]
     family = [deform(atoms, k * step) for k in STENCIL]
     # Per atom and relative to the start, so that large reference energies cancel before they round.
@@ -208,8 +208,8 @@ def _training_gradients(subject: Subject) -> list[Deviation]:
 def _smoothness(subject: Subject) -> list[Deviation]:
     r"""A third atom leaves the neighbourhood of a bonded pair.
 
-    The jump over ``[-d, d]`` around the cutoff falls in proportion to ``d`` if there is no discontinuity. Ten times
-    the proportional value are allowed.
+    The jump over ``[-d, d]`` around the cutoff falls in proportion to ``d`` if there is no
+    discontinuity. Ten times the proportional value are allowed.
     """
     model, elements = subject.model, subject.model.elements
     direction = np.array([0.6, 0.64, 0.48])
@@ -258,7 +258,7 @@ def _save_and_load(subject: Subject) -> list[Deviation]:
             path = Path(folder) / "model.safetensors"
             model.save(path)
             restored = load_model(path)
-    else:  # a model of somebody else's: no file, but the recipe and the weights must be all there is to it
+    else:  # not ours to store, but its recipe and its weights must be all there is to it
         restored = type(model)(**model.recipe).to(torch.float64)
         restored.load_state_dict(model.state_dict())
         restored.eval()
@@ -349,12 +349,12 @@ LAWS: dict[str, Law] = {
         "forces are minus the gradient of the energy, by finite differences", _forces, 1e-6
     ),
     "stress": Law(
-        "virials are minus the derivative of the energy by strain, and stress is minus virials by volume",
+        "virials are minus the strain derivative of the energy, stress is minus virials by volume",
         _stress,
         1e-6,
     ),
     "training_gradients": Law(
-        "gradients of a loss on energy, forces and virials by the weights agree with finite differences",
+        "weight gradients of a loss on energy, forces and virials agree with finite differences",
         _training_gradients,
         1e-6,
     ),

@@ -26,10 +26,11 @@ def small_structures(
     r"""A zoo of at most six atoms each, labelled by what is awkward about it.
 
     - ``molecule``: six atoms without symmetry, no cell.
-    - ``crystal``: a triclinic cell, periodic in three directions and shorter than most cutoffs, so that atoms see
-      images of their neighbours and of themselves.
+    - ``crystal``: a triclinic cell, periodic in three directions and shorter than most cutoffs, so
+      that atoms see images of their neighbours and of themselves.
     - ``left_handed``: the same with a negative cell determinant and atoms outside of the cell.
-    - ``slab``, ``wire``: periodic in two directions and in one; the open directions have zero cell vectors.
+    - ``slab``, ``wire``: periodic in two directions and in one; the open directions have zero cell
+      vectors.
     - ``one_atom_crystal``: all neighbours are images of the atom itself.
     - ``apart``: two atoms farther from each other than ``cutoff``.
     - ``atom``: one atom, no neighbours.

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import ase
 import numpy as np
-import torch
 from torch import Tensor
 
 from equiv.graph import AtomGraph, collate
@@ -63,10 +62,11 @@ class Subject:
             )
         if self.force_scale == 0.0:
             raise ValueError(
-                f"{type(model).__name__} predicts no forces on any of {', '.join(self.structures)}; "
+                f"{type(model).__name__} predicts no forces on {', '.join(self.structures)}; "
                 "a model of zeros obeys every law, so give it weights first"
             )
-        # Reference energies are large and exact; a thousandth of them leaves room for their rounding.
+        # Reference energies are large and exact; a thousandth of them leaves room for their
+        # rounding.
         energies = [abs(o.energy) for o in self.observations.values()]
         self.energy_scale = max(self.force_scale, 1e-3 * max(energies))
 
@@ -132,7 +132,7 @@ def observe(model: Model, structures: Sequence[ase.Atoms]) -> list[Observation]:
 
 
 def energies(model: Model, structures: Sequence[ase.Atoms]) -> np.ndarray:
-    """Energies alone, one row of per-atom energies for each structure; all have the same number of atoms."""
+    """Energies of the atoms, one row for each structure of the same number of atoms."""
     prediction = predict(model, structures, forces=False, stress=False)
     return prediction.energies.detach().double().cpu().numpy().reshape(len(structures), -1)
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """Write the small mace-torch models and results that ``test_mace_torch.py`` compares with.
 
 Run it in an environment of its own, because mace-torch pins an e3nn that this package cannot use::
