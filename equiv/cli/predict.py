@@ -1,0 +1,124 @@
+"""Predict structures and write them with energies, forces and stresses added.
+
+Everything the input says is kept: predictions are added under keys of their own (`equiv_energy`,
+`equiv_energies`, `equiv_forces`, and `equiv_stress` for periodic structures; eV and Angstrom),
+beside the labels the file may hold.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from equiv.models.interface import Model
+
+EXAMPLE = """\
+examples:
+  equiv predict model.safetensors structures.xyz -o predicted.xyz
+  equiv predict model.safetensors POSCAR -o predicted.xyz --dtype float64"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `equiv predict`."""
+    from equiv.cli.arguments import add_model
+
+    add_model(parser)
+    parser.add_argument(
+        "data", metavar="DATA", type=Path, help="structures, in any format ASE reads"
+    )
+    parser.add_argument(
+        "--output", "-o", metavar="XYZ", type=Path, required=True, help="extended xyz file to write"
+    )
+    parser.add_argument(
+        "--prefix",
+        default="equiv_",
+        help="what the keys of predictions begin with (default: equiv_)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict and write."""
+    from equiv.cli.arguments import check_extended_xyz, check_output, load, read_structures
+    from equiv.cli.progress import Progress
+
+    check_output(args.output, args.model, args.data)
+    check_extended_xyz(args.output)
+    frames = read_structures(args.data)
+    model = load(args)
+    with Progress("predicting", len(frames), "structures") as progress:
+        add_predictions(model, frames, prefix=args.prefix, progress=progress.advance)
+    write_frames(frames, args.output)
+    print(f"wrote  {args.output}: {len(frames)} structures, predictions under {args.prefix}*")
+    return 0
+
+
+def add_predictions(
+    model: "Model",
+    frames: Sequence["Atoms"],
+    *,
+    prefix: str,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Add the model's predictions to `info` and `arrays` of every frame, in place.
+
+    Args:
+        model: any model.
+        frames: structures.
+        prefix: what the new keys begin with.
+        progress: called after each batch with the number of structures just done.
+
+    Raises:
+        EquivError: if a frame holds such keys already, or a prediction is not finite.
+        UnknownElementError: if a frame holds an element the model does not know.
+    """
+    from ase.stress import full_3x3_to_voigt_6_stress
+
+    from equiv.errors import EquivError
+    from equiv.graph import AtomGraph, collate
+    from equiv.train.metrics import evaluation_batches
+
+    names = [prefix + name for name in ("energy", "energies", "forces", "stress")]
+    for number, frame in enumerate(frames):
+        taken = [name for name in names if name in frame.info or name in frame.arrays]
+        if taken:
+            raise EquivError(
+                f"structure {number} holds {', '.join(taken)} already; choose another --prefix"
+            )
+    graphs = [AtomGraph.from_atoms(frame, model.cutoff) for frame in frames]
+    for indices in evaluation_batches(graphs):
+        batch = collate([graphs[i] for i in indices]).to(model.device)
+        stress = bool(batch.pbc.any())
+        prediction = model(batch, forces=True, stress=stress)
+        energy, energies = prediction.energy.cpu().numpy(), prediction.energies.cpu().numpy()
+        forces = prediction.forces.double().cpu().numpy()
+        first = batch.ptr.cpu().numpy()
+        for row, index in enumerate(indices):
+            atoms, mine = frames[index], slice(first[row], first[row + 1])
+            if not (
+                abs(energy[row]) < float("inf") and abs(forces[mine]).max(initial=0) < float("inf")
+            ):
+                raise EquivError(
+                    f"the prediction for structure {index} ({atoms.get_chemical_formula()}) is not "
+                    "finite; atoms may lie on top of each other"
+                )
+            atoms.info[prefix + "energy"] = float(energy[row])
+            atoms.arrays[prefix + "energies"] = energies[mine].copy()
+            atoms.arrays[prefix + "forces"] = forces[mine].copy()
+            if atoms.pbc.any() and atoms.cell.rank == 3:
+                voigt = full_3x3_to_voigt_6_stress(prediction.stress[row].double().cpu().numpy())
+                atoms.info[prefix + "stress"] = voigt
+        if progress is not None:
+            progress(len(indices))
+
+
+def write_frames(frames: Sequence["Atoms"], output: Path) -> None:
+    """Write extended xyz, atomically."""
+    from ase.io import write
+
+    from equiv.atomic import replacing
+
+    with replacing(output) as temporary:
+        write(temporary, list(frames), format="extxyz")
