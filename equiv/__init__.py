@@ -1,7 +1,7 @@
 """E(3)-equivariant deep learning on atoms.
 
-Importing the package loads nothing heavy and changes no global state; each public name is imported when it is
-first used.
+Importing the package loads nothing heavy and changes no global state; each public name is imported
+when it is first used.
 """
 
 from importlib import import_module
@@ -17,7 +17,14 @@ _HOME = {
     "tensor_product": "equiv.tensor_products",
 }
 
-__all__ = ["EquivCalculator", "EquivError", "__version__", "load_model", "save_model", "tensor_product"]
+__all__ = [
+    "EquivCalculator",
+    "EquivError",
+    "__version__",
+    "load_model",
+    "save_model",
+    "tensor_product",
+]
 
 if TYPE_CHECKING:
     from equiv.errors import EquivError
@@ -28,7 +35,9 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'equiv' has no attribute {name!r}; it offers {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'equiv' has no attribute {name!r}; it offers {', '.join(__all__)}"
+        )
     return getattr(import_module(_HOME[name]), name)
 
 

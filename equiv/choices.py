@@ -13,7 +13,8 @@ def choose(choices: Mapping[str, T], name: str, what: str) -> T:
     """The entry of ``choices`` called ``name``.
 
     Raises:
-        EquivError: there is none; the message lists all and suggests the nearest. ``what`` names the argument.
+        EquivError: there is none; the message lists all and suggests the nearest. ``what`` names
+        the argument.
     """
     if name in choices:
         return choices[name]

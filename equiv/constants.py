@@ -10,9 +10,10 @@ from torch import Tensor, nn
 class ExactConstants(nn.Module):
     """A module whose mathematical constants survive ``model.float().double()`` unharmed.
 
-    Coupling coefficients, frequencies and the like are numbers of mathematics, not of training: they are not stored in
-    model files, and rounding them to float32 once must not leave a float64 model with seven digits. Each constant is
-    kept once in float64 on the CPU and every change of dtype or device is taken from there.
+    Coupling coefficients, frequencies and the like are numbers of mathematics, not of training:
+    they are not stored in model files, and rounding them to float32 once must not leave a float64
+    model with seven digits. Each constant is kept once in float64 on the CPU and every change of
+    dtype or device is taken from there.
     """
 
     def __init__(self) -> None:

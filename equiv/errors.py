@@ -1,7 +1,8 @@
 """Errors that a user can act on.
 
-Every one says what was looked at, what was expected, what came and what to do about it. The command line prints
-them as one `error:` line and exits with code 2; anything else that escapes is a defect of the package.
+Every one says what was looked at, what was expected, what came and what to do about it. The
+command line prints them as one `error:` line and exits with code 2; anything else that escapes is
+a defect of the package.
 """
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 class NeighborBlocks:
     """Which edge ends in which atom, as a rectangle.
 
-    A sum over the neighbours of every atom is then a batched matrix product over the second axis: no scatter, no
-    atomic operations, the same order of summation every time.
+    A sum over the neighbours of every atom is then a batched matrix product over the second axis:
+    no scatter, no atomic operations, the same order of summation every time.
 
     Attributes:
         edge: index of the edge, ``num_edges`` where the row is padded. Shape ``[atoms, width]``.
@@ -26,16 +26,17 @@ class NeighborBlocks:
 def neighbor_blocks(
     receivers: Int[Tensor, " edges"], num_atoms: int, *, multiple_of: int = 2
 ) -> NeighborBlocks:
-    r"""Arrange receiver-sorted edges in rows, :math:`e(i, k)` = the k-th edge that ends in atom :math:`i`.
+    r"""Arrange edges in rows: :math:`e(i, k)` is the k-th edge that ends in atom :math:`i`.
 
     Args:
         receivers: the atom in which each edge ends, in ascending order.
         num_atoms: number of rows.
-        multiple_of: the width (the largest number of neighbours) is rounded up to a multiple of this.
+        multiple_of: the width (the largest number of neighbours) is rounded up to a multiple of
+            this.
 
     Returns:
-        The blocks; width zero if there are no edges. Memory is ``atoms * width``, so structures whose atoms differ
-        much in their number of neighbours pay for the most crowded one.
+        The blocks; width zero if there are no edges. Memory is ``atoms * width``, so structures
+        whose atoms differ much in their number of neighbours pay for the most crowded one.
     """
     num_edges = receivers.shape[0]
     counts = torch.bincount(receivers, minlength=num_atoms)

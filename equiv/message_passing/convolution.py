@@ -1,4 +1,4 @@
-"""Messages between atoms: features of the neighbours times spherical harmonics of the edges, summed."""
+"""Messages: the neighbours' features times spherical harmonics of the edges, summed."""
 
 import math
 
@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from equiv.constants import ExactConstants
-from equiv.nn.linear import degree_slice
+from equiv.nn.linear import degree_sizes
 from equiv.so3 import wigner_3j
 
 
@@ -16,14 +16,17 @@ class ClebschGordanConvolution(ExactConstants):
 
     .. math::
         m_{i,\,l_3 m_3,\,p c} = \sqrt{2 l_3 + 1} \sum_{j \to i} R_{ij,pc} \sum_{m_1 m_2}
-        \begin{pmatrix} l_1 & l_2 & l_3 \\ m_1 & m_2 & m_3 \end{pmatrix} h_{j,\,l_1 m_1,\,c}\; Y_{l_2 m_2}(\hat r_{ij})
+        \begin{pmatrix} l_1 & l_2 & l_3 \\ m_1 & m_2 & m_3 \end{pmatrix} h_{j,\,l_1 m_1,\,c}\;
+        Y_{l_2 m_2}(\hat r_{ij})
 
-    A path :math:`p = (l_1, l_2, l_3)` couples the degree of the sender, of the edge and of the message; the paths are
-    all those allowed by the triangle rule that keep natural parity (:math:`l_1 + l_2 + l_3` even). :math:`c` is the
-    channel, :math:`R` the radial weights, one per path and channel.
+    A path :math:`p = (l_1, l_2, l_3)` couples the degree of the sender, of the edge and of the
+    message; the paths are all those allowed by the triangle rule that keep natural parity
+    (:math:`l_1 + l_2 + l_3` even). :math:`c` is the channel, :math:`R` the radial weights, one per
+    path and channel.
 
-    Each path is one batched matrix product over a receiver's neighbours: no message is ever stored per edge and
-    component, and nothing is scattered. Cost per edge and channel: :math:`\sum_p (2l_1+1)(2l_3+1)`.
+    Each path is one batched matrix product over a receiver's neighbours: no message is ever stored
+    per edge and component, and nothing is scattered. Cost per edge and channel: :math:`\sum_p
+    (2l_1+1)(2l_3+1)`.
 
     Rotations and reflections act on the :math:`lm` axes; permuting neighbours changes nothing.
 
@@ -36,7 +39,8 @@ class ClebschGordanConvolution(ExactConstants):
 
     def __init__(self, degree_in: int, edge_degree: int, degree_out: int, channels: int) -> None:
         super().__init__()
-        self.degree_in, self.edge_degree, self.degree_out, self.channels = degree_in, edge_degree, degree_out, channels
+        self.degree_in, self.edge_degree, self.degree_out = degree_in, edge_degree, degree_out
+        self.channels = channels
         self.paths = [
             (l1, l2, l3)
             for l3 in range(degree_out + 1)
@@ -47,7 +51,9 @@ class ClebschGordanConvolution(ExactConstants):
         for l1, l2, l3 in self.paths:
             if l1:
                 coupling = math.sqrt(2 * l3 + 1) * wigner_3j(l1, l2, l3)
-                self.register_constant(f"coupling_{l1}{l2}{l3}", coupling.permute(1, 0, 2).flatten(1))
+                self.register_constant(
+                    f"coupling_{l1}{l2}{l3}", coupling.permute(1, 0, 2).flatten(1)
+                )
 
     @property
     def weight_numel(self) -> int:
@@ -68,14 +74,23 @@ class ClebschGordanConvolution(ExactConstants):
     ) -> list[Float[Tensor, "atoms m paths_channels"]]:
         """Messages of every degree, from neighbour blocks whose padding has zero ``weights``."""
         atoms, width = senders.shape
-        sent = features[senders.flatten()].unflatten(0, (atoms, width))
-        radial = weights.unflatten(-1, (len(self.paths), self.channels))
+        # Splitting instead of slicing: the gradient of a split is one concatenation, that of
+        # slices is a sum of mostly zero arrays.
+        edge = harmonics.split(degree_sizes(self.edge_degree), dim=-1)
+        sent = (
+            features[senders.flatten()]
+            .unflatten(0, (atoms, width))
+            .split(degree_sizes(self.degree_in), dim=-2)
+        )
+        radial = weights.unflatten(-1, (len(self.paths), 1, self.channels)).unbind(2)
         messages: list[list[Tensor]] = [[] for _ in range(self.degree_out + 1)]
-        for p, (l1, l2, l3) in enumerate(self.paths):
-            y = harmonics[..., degree_slice(l2)]
+        for (l1, l2, l3), r in zip(self.paths, radial, strict=True):
+            y = edge[l2]
             if l1:
-                y = (y @ getattr(self, f"coupling_{l1}{l2}{l3}")).reshape(atoms, width * (2 * l1 + 1), 2 * l3 + 1)
-            x = (sent[:, :, degree_slice(l1)] * radial[:, :, p, None, :]).flatten(1, 2)
+                y = (y @ getattr(self, f"coupling_{l1}{l2}{l3}")).reshape(
+                    atoms, width * (2 * l1 + 1), 2 * l3 + 1
+                )
+            x = (sent[l1] * r).flatten(1, 2)
             messages[l3].append(y.transpose(1, 2) @ x)
         return [torch.cat(parts, dim=-1) for parts in messages]
 
@@ -86,5 +101,7 @@ class ClebschGordanConvolution(ExactConstants):
         )
 
 
-CONVOLUTIONS: dict[str, type[ClebschGordanConvolution]] = {"clebsch_gordan": ClebschGordanConvolution}
+CONVOLUTIONS: dict[str, type[ClebschGordanConvolution]] = {
+    "clebsch_gordan": ClebschGordanConvolution
+}
 """Convolutions by the name of their tensor product, as models take it in ``product=``."""

@@ -11,11 +11,15 @@ from equiv.models.mace import MACE
 __all__ = ["MACE", "MODELS", "Model", "Prediction", "build_model"]
 
 MODELS: dict[str, type[Model]] = {MACE.name: MACE}
-"""Every architecture that recipes and model files may name. Nothing else is ever constructed from a file."""
+"""Architectures that recipes and model files may name. Nothing else is built from a file."""
 
 
-def build_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **recipe: Any) -> Model:
-    """A model with random weights that depend on ``seed`` alone; the global random state is left as it was.
+def build_model(
+    name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **recipe: Any
+) -> Model:
+    """A model with random weights that depend on ``seed`` alone.
+
+    The global random state is left as it was.
 
     Args:
         name: key in :data:`MODELS`.

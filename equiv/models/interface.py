@@ -23,10 +23,12 @@ class Prediction:
         energy: total energies, eV, float64. Shape ``[graphs]``.
         energies: energies of the atoms, eV, float64; they sum to ``energy``. Shape ``[atoms]``.
         forces: :math:`-\partial E / \partial r_i`, eV/Angstrom. Shape ``[atoms, 3]``.
-        stress: :math:`\partial E / \partial \epsilon / V`, eV/Angstrom^3, tension positive; NaN for structures without
+        stress: :math:`\partial E / \partial \epsilon / V`, eV/Angstrom^3, tension positive; NaN
+            for structures without
             a volume. Shape ``[graphs, 3, 3]``.
         virials: :math:`-\partial E / \partial \epsilon`, eV. Shape ``[graphs, 3, 3]``.
-        atomic_virials: the share of each atom in ``virials``, half of each of its edges, eV. Shape ``[atoms, 3, 3]``.
+        atomic_virials: the share of each atom in ``virials``, half of each of its edges, eV. Shape
+            ``[atoms, 3, 3]``.
         extras: what else the architecture predicts.
     """
 
@@ -40,23 +42,27 @@ class Prediction:
 
 
 class Model(nn.Module, ABC):
-    r"""An interatomic potential: energies of atoms, and everything that follows from them by differentiation.
+    r"""An interatomic potential: energies of atoms and all that follows by differentiation.
 
     .. math::
         E = \sum_i E_i(\{r_{ij}\}), \qquad F_i = -\frac{\partial E}{\partial r_i}, \qquad
         \sigma = \frac{1}{V} \frac{\partial E}{\partial \epsilon}
 
-    Here :math:`r_{ij}` are the edge vectors of the neighbour list and :math:`\epsilon` a symmetric strain of cell and
-    positions. A concrete model implements :meth:`atomic_energies` and nothing else of this.
+    Here :math:`r_{ij}` are the edge vectors of the neighbour list and :math:`\epsilon` a symmetric
+    strain of cell and positions. A concrete model implements :meth:`atomic_energies` and nothing
+    else of this.
 
-    Geometry is computed in float64 whatever the dtype of the weights, and energies are summed in float64.
+    Geometry is computed in float64 whatever the dtype of the weights, and energies are summed in
+    float64.
 
     Attributes:
         name: key of the architecture in the registry and in recipes.
         elements: atomic numbers the model knows, ascending.
         cutoff: radius of the neighbour list, Angstrom.
-        recipe: the constructor's arguments as resolved, JSON-able: ``type(model)(**model.recipe)`` rebuilds it.
-        card: what a reader of the model file should know (level of theory, data, errors, licence), JSON-able.
+        recipe: the constructor's arguments as resolved, JSON-able: ``type(model)(**model.recipe)``
+            rebuilds it.
+        card: what a reader of the model file should know (level of theory, data, errors, licence),
+            JSON-able.
     """
 
     name: ClassVar[str]
@@ -97,8 +103,8 @@ class Model(nn.Module, ABC):
     ) -> Prediction:
         """Predict a batch.
 
-        The outputs can be differentiated again if the model is in training mode or ``batch.positions`` require a
-        gradient; otherwise they are detached.
+        The outputs can be differentiated again if the model is in training mode or
+        ``batch.positions`` require a gradient; otherwise they are detached.
 
         Args:
             batch: batched :class:`equiv.graph.AtomGraph`.
@@ -116,7 +122,9 @@ class Model(nn.Module, ABC):
             positions, cell = batch.positions, batch.cell
             variables: list[Tensor] = []
             if forces:
-                positions = positions if positions.requires_grad else positions.detach().requires_grad_()
+                positions = (
+                    positions if positions.requires_grad else positions.detach().requires_grad_()
+                )
                 variables.append(positions)
             moved = positions
             if stress:
@@ -149,7 +157,12 @@ class Model(nn.Module, ABC):
                         0, batch.receivers, share
                     )
         if derivatives and not differentiable:
-            return Prediction(**{k: v.detach() if isinstance(v, Tensor) else v for k, v in vars(prediction).items()})
+            return Prediction(
+                **{
+                    k: v.detach() if isinstance(v, Tensor) else v
+                    for k, v in vars(prediction).items()
+                }
+            )
         return prediction
 
     def species(self, atomic_numbers: Int[Tensor, " atoms"]) -> Int[Tensor, " atoms"]:
@@ -167,12 +180,18 @@ class Model(nn.Module, ABC):
         return index
 
     def hessian(self, batch: Any) -> Float[Tensor, "coordinates coordinates"]:
-        r"""Second derivatives :math:`\partial^2 E / \partial r_{i\alpha} \partial r_{j\beta}` of one structure.
+        r"""Second derivatives of the energy of one structure.
 
-        Rows and columns run over atoms, then x, y, z; eV/Angstrom^2, float64. Cost: one backward pass per row.
+        .. math::
+            H_{i\alpha, j\beta} = \partial^2 E / \partial r_{i\alpha}\, \partial r_{j\beta}
+
+        Rows and columns run over atoms, then x, y, z; eV/Angstrom^2, float64. Cost: one backward
+        pass per row.
         """
         if batch.num_graphs != 1:
-            raise ValueError(f"hessian takes one structure at a time, got a batch of {batch.num_graphs}")
+            raise ValueError(
+                f"hessian takes one structure at a time, got a batch of {batch.num_graphs}"
+            )
         structure = copy(batch)
         structure.positions = batch.positions.detach().clone().requires_grad_()
         forces = self(structure).forces
@@ -187,7 +206,7 @@ class Model(nn.Module, ABC):
         return 0.5 * (hessian + hessian.mT)
 
     def loss_terms(self, prediction: Prediction, batch: Any) -> dict[str, Tensor]:
-        """Further terms an architecture adds to the training loss, by name; each is added with weight one."""
+        """Further terms of the training loss by name, each added with weight one."""
         return {}
 
     def metrics(self, prediction: Prediction, batch: Any) -> dict[str, float]:
@@ -195,7 +214,7 @@ class Model(nn.Module, ABC):
         return {}
 
     def advance(self, step: int) -> None:
-        """Called after every optimizer step; architectures with a schedule of their own move it here."""
+        """Called after every optimizer step, for architectures with a schedule of their own."""
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the model file (:func:`equiv.models.file.save_model`)."""
@@ -207,5 +226,9 @@ class Model(nn.Module, ABC):
 def _gradients(energy: Tensor, variables: list[Tensor], differentiable: bool) -> list[Tensor]:
     if not energy.requires_grad:  # no atom has a neighbour: nothing depends on the geometry
         return [torch.zeros_like(v) for v in variables]
-    gradients = torch.autograd.grad(energy.sum(), variables, create_graph=differentiable, allow_unused=True)
-    return [torch.zeros_like(v) if g is None else g for g, v in zip(gradients, variables, strict=True)]
+    gradients = torch.autograd.grad(
+        energy.sum(), variables, create_graph=differentiable, allow_unused=True
+    )
+    return [
+        torch.zeros_like(v) if g is None else g for g, v in zip(gradients, variables, strict=True)
+    ]

@@ -30,13 +30,14 @@ class MACE(Model):
     .. math::
         E = \sum_i \Big( E^0_{z_i} + s \sum_t \mathcal{R}_t(h^{(t)}_{i,00}) + b \Big)
 
-    In each layer :math:`t` the features of the neighbours are convolved with the edges' spherical harmonics, raised to
-    products of up to :math:`\nu` factors with weights of the element, and mixed (:class:`MACELayer`); a readout
-    :math:`\mathcal{R}_t` turns the invariant ones into energy. :math:`E^0` are reference energies, :math:`s` = ``scale``
-    and :math:`b` = ``shift`` in eV.
+    In each layer :math:`t` the features of the neighbours are convolved with the edges' spherical
+    harmonics, raised to products of up to :math:`\nu` factors with weights of the element, and
+    mixed (:class:`MACELayer`); a readout :math:`\mathcal{R}_t` turns the invariant ones into
+    energy. :math:`E^0` are reference energies, :math:`s` = ``scale`` and :math:`b` = ``shift`` in
+    eV.
 
-    The functional form is that of mace-torch's ``ScaleShiftMACE`` with ``RealAgnosticInteractionBlock`` first and
-    ``RealAgnosticResidualInteractionBlock`` after.
+    The functional form is that of mace-torch's ``ScaleShiftMACE`` with
+    ``RealAgnosticInteractionBlock`` first and ``RealAgnosticResidualInteractionBlock`` after.
 
     Args:
         elements: chemical symbols (or atomic numbers) of the elements.
@@ -90,12 +91,28 @@ class MACE(Model):
         symbols = [chemical_symbols[z] for z in numbers]
         missing = [s for s in symbols if s not in reference_energies]
         _require(bool(symbols), "elements", "at least one element", elements)
-        _require(not missing, "reference_energies", f"an energy in eV for {', '.join(missing)}", dict(reference_energies))
+        _require(
+            not missing,
+            "reference_energies",
+            f"an energy in eV for {', '.join(missing)}",
+            dict(reference_energies),
+        )
         _require(cutoff > 0, "cutoff", "a positive radius in Angstrom", cutoff)
-        _require(mean_neighbors > 0, "mean_neighbors", "a positive number, measured on the training set", mean_neighbors)
+        _require(
+            mean_neighbors > 0,
+            "mean_neighbors",
+            "a positive number, measured on the training set",
+            mean_neighbors,
+        )
         _require(1 <= correlation <= 4, "correlation", "1, 2, 3 or 4", correlation)
-        _require(0 <= hidden_degree <= edge_degree, "hidden_degree", "0 up to edge_degree", hidden_degree)
-        for key, value in {"channels": channels, "layers": layers, "num_radial": num_radial}.items():
+        _require(
+            0 <= hidden_degree <= edge_degree, "hidden_degree", "0 up to edge_degree", hidden_degree
+        )
+        for key, value in {
+            "channels": channels,
+            "layers": layers,
+            "num_radial": num_radial,
+        }.items():
             _require(value >= 1, key, "at least 1", value)
         super().__init__(numbers, cutoff)
         self.recipe = {
@@ -140,7 +157,11 @@ class MACE(Model):
                     product=product,
                 )
             )
-            self.readouts.append(NonlinearReadout(channels, readout_hidden) if last and layers > 1 else LinearReadout(channels))
+            self.readouts.append(
+                NonlinearReadout(channels, readout_hidden)
+                if last and layers > 1
+                else LinearReadout(channels)
+            )
         self.zbl = ZBL() if zbl else None
 
     def atomic_energies(
@@ -148,9 +169,12 @@ class MACE(Model):
     ) -> Float[Tensor, " atoms"]:
         """Energies of the atoms in eV and float64, reference energies included."""
         num_atoms, num_elements = species.shape[0], len(self.elements)
-        # Atoms are put in the order of their elements, so that what belongs to an element is a slice.
+        # Atoms are put in the order of their elements, so that what belongs to an element is a
+        # slice.
         order = torch.argsort(species, stable=True)
-        rank = torch.empty_like(order).scatter_(0, order, torch.arange(num_atoms, device=order.device))
+        rank = torch.empty_like(order).scatter_(
+            0, order, torch.arange(num_atoms, device=order.device)
+        )
         counts = torch.bincount(species, minlength=num_elements).tolist()
 
         blocks = neighbor_blocks(batch.receivers, num_atoms)
@@ -175,7 +199,10 @@ class MACE(Model):
         energies = energies + reference[species]
         if self.zbl is not None:
             distances = torch.linalg.vector_norm(vectors, dim=-1).to(self.dtype)
-            energies = energies + self.zbl(distances, batch.atomic_numbers, batch.senders, batch.receivers).double()
+            energies = (
+                energies
+                + self.zbl(distances, batch.atomic_numbers, batch.senders, batch.receivers).double()
+            )
         return energies
 
 
@@ -183,12 +210,12 @@ class MACELayer(nn.Module):
     r"""One layer: convolution, many-body product, mixing.
 
     .. math::
-        A_i = \frac{1}{\bar n} W \sum_{j \to i} R(r_{ij}) \otimes Y(\hat r_{ij}) \otimes U h_j, \qquad
-        h'_i = V B_{z_i}(A_i) + S_{z_i} h_i
+        A_i = \frac{1}{\bar n} W \sum_{j \to i} R(r_{ij}) \otimes Y(\hat r_{ij}) \otimes U h_j,
+        \qquad h'_i = V B_{z_i}(A_i) + S_{z_i} h_i
 
-    :math:`B` is the many-body product (:class:`equiv.tensor_products.ManyBodyProduct`), :math:`\bar n` =
-    ``mean_neighbors``. The first layer has no residual :math:`S`; its messages pass through an element-dependent
-    linear map instead.
+    :math:`B` is the many-body product (:class:`equiv.tensor_products.ManyBodyProduct`),
+    :math:`\bar n` = ``mean_neighbors``. The first layer has no residual :math:`S`; its messages
+    pass through an element-dependent linear map instead.
     """
 
     def __init__(
@@ -214,9 +241,14 @@ class MACELayer(nn.Module):
         self.radial_mlp = RadialMLP([*radial_widths, self.convolution.weight_numel])
         self.linear = SphericalLinear(self.convolution.channels_out(), channels, edge_degree)
         self.skip = ElementLinear(
-            channels, channels, min(degree_in, degree_out) if residual else edge_degree, num_elements=num_elements
+            channels,
+            channels,
+            min(degree_in, degree_out) if residual else edge_degree,
+            num_elements=num_elements,
         )
-        self.product = many_body(edge_degree, degree_out, channels, correlation=correlation, num_elements=num_elements)
+        self.product = many_body(
+            edge_degree, degree_out, channels, correlation=correlation, num_elements=num_elements
+        )
         self.linear_product = SphericalLinear(channels, channels, degree_out)
 
     def forward(
@@ -227,14 +259,18 @@ class MACELayer(nn.Module):
         senders: Int[Tensor, "atoms width"],
         counts: Sequence[int],
     ) -> Float[Tensor, "atoms lm_out channels"]:
-        """New features of atoms sorted by element; ``counts`` are the numbers of atoms of each element."""
-        messages = self.convolution(self.linear_up(features), harmonics, self.radial_mlp(radial), senders)
+        """New features of atoms sorted by element, ``counts`` atoms of each."""
+        messages = self.convolution(
+            self.linear_up(features), harmonics, self.radial_mlp(radial), senders
+        )
         density = self.linear(messages) / self.mean_neighbors
         if not self.residual:
             return self.linear_product(self.product(self.skip(density, counts), counts))
         kept = features[:, : (self.skip.degree + 1) ** 2]
         out = self.linear_product(self.product(density, counts))
-        return out + nn.functional.pad(self.skip(kept, counts), (0, 0, 0, out.shape[1] - kept.shape[1]))
+        return out + nn.functional.pad(
+            self.skip(kept, counts), (0, 0, 0, out.shape[1] - kept.shape[1])
+        )
 
 
 def _atomic_number(element: str | int) -> int:
@@ -247,4 +283,3 @@ def _atomic_number(element: str | int) -> int:
 def _require(condition: bool, argument: str, expected: str, got: object) -> None:
     if not condition:
         raise EquivError(f"MACE: {argument} must be {expected}; got {got}")
-

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def degree_slice(degree: int) -> slice:
-    """Components of one degree in a spherical tensor: ``l*l`` up to ``(l+1)**2``."""
-    return slice(degree**2, (degree + 1) ** 2)
+def degree_sizes(degree: int) -> list[int]:
+    """Components of each degree in a spherical tensor: 1, 3, 5, ... up to ``2 * degree + 1``."""
+    return [2 * l + 1 for l in range(degree + 1)]
 
 
 class SphericalLinear(nn.Module):
@@ -19,8 +19,8 @@ class SphericalLinear(nn.Module):
     .. math::
         y_{lm,b} = \sum_a x_{lm,a} W^{(l)}_{ab} / \sqrt{n_l}
 
-    :math:`n_l` is the number of input channels of degree :math:`l`. Rotations and reflections act on :math:`lm` and
-    commute with the map. Cost: one matrix product per degree.
+    :math:`n_l` is the number of input channels of degree :math:`l`. Rotations and reflections act
+    on :math:`lm` and commute with the map. Cost: one matrix product per degree.
 
     Args:
         channels_in: input channels of degree 0, 1, ...; or one number for all.
@@ -32,17 +32,21 @@ class SphericalLinear(nn.Module):
         super().__init__()
         widths = [channels_in] * (degree + 1) if isinstance(channels_in, int) else list(channels_in)
         if len(widths) != degree + 1:
-            raise ValueError(f"channels_in must name {degree + 1} widths for degrees 0..{degree}, got {widths}")
+            raise ValueError(
+                f"channels_in must name {degree + 1} widths for degrees 0..{degree}, got {widths}"
+            )
         self.degree = degree
         self.weights = nn.ParameterList(torch.randn(n, channels_out) for n in widths)
 
     def forward(
-        self, x: Float[Tensor, "atoms lm channels_in"] | Sequence[Float[Tensor, "atoms m channels_in"]]
+        self,
+        x: Float[Tensor, "atoms lm channels_in"] | Sequence[Float[Tensor, "atoms m channels_in"]],
     ) -> Float[Tensor, "atoms lm channels_out"]:
         """Map a spherical tensor, or the list of its degrees where they differ in channels."""
-        parts = [x[:, degree_slice(l)] for l in range(self.degree + 1)] if isinstance(x, Tensor) else x
+        parts = x.split(degree_sizes(self.degree), dim=1) if isinstance(x, Tensor) else x
         mixed = [
-            part @ (weight / math.sqrt(weight.shape[0])) for part, weight in zip(parts, self.weights, strict=True)
+            part @ (weight / math.sqrt(weight.shape[0]))
+            for part, weight in zip(parts, self.weights, strict=True)
         ]
         return torch.cat(mixed, dim=1)
 
@@ -56,8 +60,9 @@ class ElementLinear(nn.Module):
     .. math::
         y_{i,lm,b} = \sum_a x_{i,lm,a} W^{(l)}_{z_i,ab} / \sqrt{n\, n_z}
 
-    :math:`z_i` is the element of atom :math:`i`, :math:`n` the number of input channels, :math:`n_z` of elements.
-    This is the product of the features with a one-hot element vector. Atoms come sorted by element.
+    :math:`z_i` is the element of atom :math:`i`, :math:`n` the number of input channels,
+    :math:`n_z` of elements. This is the product of the features with a one-hot element vector.
+    Atoms come sorted by element.
 
     Args:
         channels_in: input channels.
@@ -66,7 +71,9 @@ class ElementLinear(nn.Module):
         num_elements: how many elements there are.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, degree: int, *, num_elements: int) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, degree: int, *, num_elements: int
+    ) -> None:
         super().__init__()
         self.degree, self.num_elements = degree, num_elements
         self.weight = nn.Parameter(torch.randn(num_elements, degree + 1, channels_in, channels_out))
@@ -76,12 +83,14 @@ class ElementLinear(nn.Module):
     ) -> Float[Tensor, "atoms lm channels_out"]:
         """Map atoms sorted by element; ``counts`` are the numbers of atoms of each element."""
         num_elements, _, channels_in, channels_out = self.weight.shape
-        weight = self.weight / math.sqrt(channels_in * num_elements)
+        weights = (self.weight / math.sqrt(channels_in * num_elements)).unbind()
         rows = []
         for z, atoms in enumerate(x.split(list(counts))):
             if atoms.shape[0]:
-                degrees = [atoms[:, degree_slice(l)] @ weight[z, l] for l in range(self.degree + 1)]
-                rows.append(torch.cat(degrees, dim=1))
+                degrees = zip(
+                    atoms.split(degree_sizes(self.degree), dim=1), weights[z].unbind(), strict=True
+                )
+                rows.append(torch.cat([x_l @ w for x_l, w in degrees], dim=1))
         if not rows:
             return x.new_zeros(0, (self.degree + 1) ** 2, channels_out)
         return torch.cat(rows)

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 SILU_GAIN = 1.6765324703310911
-r"""Makes SiLU keep unit second moment: :math:`\langle \mathrm{silu}(z)^2 \rangle^{-1/2}` for normal :math:`z`."""
+r"""Makes SiLU keep unit second moment: :math:`\langle \mathrm{silu}(z)^2 \rangle^{-1/2}` for
+normal :math:`z`."""
 
 
 class RadialMLP(nn.Module):
@@ -17,8 +18,9 @@ class RadialMLP(nn.Module):
     .. math::
         x_{k+1} = g\, \mathrm{silu}(x_k W_k / \sqrt{n_k}), \qquad y = x_K W_K / \sqrt{n_K}
 
-    :math:`n_k` is the width of layer :math:`k` and :math:`g` = :data:`SILU_GAIN`; weights are standard normal at
-    birth, so every layer has outputs of unit variance for inputs of unit variance.
+    :math:`n_k` is the width of layer :math:`k` and :math:`g` = :data:`SILU_GAIN`; weights are
+    standard normal at birth, so every layer has outputs of unit variance for inputs of unit
+    variance.
 
     Args:
         widths: input, hidden and output widths.
@@ -28,7 +30,8 @@ class RadialMLP(nn.Module):
         super().__init__()
         self.widths = tuple(widths)
         self.weights = nn.ParameterList(
-            torch.randn(n_in, n_out) for n_in, n_out in zip(self.widths, self.widths[1:], strict=False)
+            torch.randn(n_in, n_out)
+            for n_in, n_out in zip(self.widths, self.widths[1:], strict=False)
         )
 
     def forward(self, x: Float[Tensor, "*edges n_in"]) -> Float[Tensor, "*edges n_out"]:

@@ -14,9 +14,11 @@ class BesselBasis(ExactConstants):
     r"""Spherical Bessel functions of order zero under an envelope.
 
     .. math::
-        b_n(r) = \sqrt{2 / r_c}\; \frac{\sin(n \pi r / r_c)}{r}\, f(r / r_c), \qquad n = 1 \dots n_\text{max}
+        b_n(r) = \sqrt{2 / r_c}\; \frac{\sin(n \pi r / r_c)}{r}\, f(r / r_c), \qquad n = 1 \dots
+        n_\text{max}
 
-    :math:`r_c` = ``cutoff`` in Angstrom, :math:`f` = ``envelope``. (Gasteiger, Gross, Guennemann 2020.)
+    :math:`r_c` = ``cutoff`` in Angstrom, :math:`f` = ``envelope``. (Gasteiger, Gross, Guennemann
+    2020.)
 
     Args:
         num: number of functions.
@@ -27,7 +29,9 @@ class BesselBasis(ExactConstants):
     def __init__(self, num: int, cutoff: float, envelope: PolynomialCutoff) -> None:
         super().__init__()
         self.num, self.cutoff, self.envelope = num, cutoff, envelope
-        self.register_constant("frequencies", torch.arange(1, num + 1, dtype=torch.float64) * math.pi / cutoff)
+        self.register_constant(
+            "frequencies", torch.arange(1, num + 1, dtype=torch.float64) * math.pi / cutoff
+        )
         self.frequencies: Tensor
 
     def forward(self, r: Float[Tensor, "*edges"]) -> Float[Tensor, "*edges num"]:
@@ -45,7 +49,8 @@ class ChebyshevBasis(nn.Module):
     .. math::
         b_n(r) = T_n(2 r / r_c - 1)\, f(r / r_c), \qquad n = 1 \dots n_\text{max}
 
-    evaluated as :math:`T_n(x) = \cos(n \arccos x)` by the three-term recurrence, so derivatives stay finite.
+    evaluated as :math:`T_n(x) = \cos(n \arccos x)` by the three-term recurrence, so derivatives
+    stay finite.
 
     Args:
         num: number of functions.
@@ -63,10 +68,15 @@ class ChebyshevBasis(nn.Module):
         polynomials = [torch.ones_like(x), x]
         while len(polynomials) <= self.num:
             polynomials.append(2 * x * polynomials[-1] - polynomials[-2])
-        return torch.stack(polynomials[1 : self.num + 1], -1) * self.envelope(r / self.cutoff).unsqueeze(-1)
+        return torch.stack(polynomials[1 : self.num + 1], -1) * self.envelope(
+            r / self.cutoff
+        ).unsqueeze(-1)
 
     def extra_repr(self) -> str:
         return f"num={self.num}, cutoff={self.cutoff:g}"
 
 
-RADIAL_BASES: dict[str, type[BesselBasis] | type[ChebyshevBasis]] = {"bessel": BesselBasis, "chebyshev": ChebyshevBasis}
+RADIAL_BASES: dict[str, type[BesselBasis] | type[ChebyshevBasis]] = {
+    "bessel": BesselBasis,
+    "chebyshev": ChebyshevBasis,
+}

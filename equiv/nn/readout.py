@@ -10,10 +10,13 @@ from equiv.nn.mlp import SILU_GAIN
 
 
 class LinearReadout(nn.Module):
-    r"""One number per atom, :math:`e_i = x_i \cdot w / \sqrt{n}`, from :math:`n` invariant channels.
+    r"""One number per atom, a weighted sum of its invariant channels.
+
+    .. math::
+        e_i = x_i \cdot w / \sqrt{n}
 
     Args:
-        channels: :math:`n`.
+        channels: :math:`n`, invariant channels.
     """
 
     def __init__(self, channels: int) -> None:

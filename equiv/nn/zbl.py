@@ -19,15 +19,16 @@ _EXPONENTS = torch.tensor([3.19980, 0.94229, 0.40290, 0.20162], dtype=torch.floa
 
 
 class ZBL(ExactConstants):
-    r"""Universal repulsion of Ziegler, Biersack and Littmark, ending smoothly where chemistry begins.
+    r"""Universal repulsion of Ziegler, Biersack and Littmark, ending where chemistry begins.
 
     .. math::
-        V_{ij}(r) = \frac{e^2}{4\pi\epsilon_0} \frac{Z_i Z_j}{r} \phi(r / a_{ij})\, f(r / r_{ij}), \qquad
-        \phi(x) = \sum_k c_k e^{-d_k x}, \qquad a_{ij} = \frac{0.8854\, a_0}{Z_i^{0.23} + Z_j^{0.23}}
+        V_{ij}(r) = \frac{e^2}{4\pi\epsilon_0} \frac{Z_i Z_j}{r} \phi(r / a_{ij})\, f(r / r_{ij}),
+        \qquad \phi(x) = \sum_k c_k e^{-d_k x},
+        \qquad a_{ij} = \frac{0.8854\, a_0}{Z_i^{0.23} + Z_j^{0.23}}
 
-    :math:`f` is the polynomial cutoff of power 6 and :math:`r_{ij}` the sum of the covalent radii (Angstrom), so the
-    term is exactly zero at bonding distances. Every atom gets half of its pairs' energies (eV).
-    (Ziegler, Biersack, Littmark 1985.)
+    :math:`f` is the polynomial cutoff of power 6 and :math:`r_{ij}` the sum of the covalent radii
+    (Angstrom), so the term is exactly zero at bonding distances. Every atom gets half of its
+    pairs' energies (eV). (Ziegler, Biersack, Littmark 1985.)
     """
 
     def __init__(self) -> None:
