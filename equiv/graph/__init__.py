@@ -1,0 +1,6 @@
+"""Atoms as graphs."""
+
+from equiv.graph.atom_graph import AtomGraph, collate
+from equiv.graph.neighbors import NeighborList, neighbor_list
+
+__all__ = ["AtomGraph", "NeighborList", "collate", "neighbor_list"]
