@@ -130,9 +130,7 @@ def read_structure(path: Path, index: int | None) -> "Atoms":
             print(f"note   {path} holds {len(frames)} structures; this is the last (see --index)")
         return frames[-1]
     if not -len(frames) <= index < len(frames):
-        raise EquivError(
-            f"{path} holds {len(frames)} structures, numbered from 0, but no {index}"
-        )
+        raise EquivError(f"{path} holds {len(frames)} structures, numbered from 0, but no {index}")
     return frames[index]
 
 
@@ -184,7 +182,7 @@ def check_extended_xyz(output: Path) -> None:
     """
     if output.suffix.lower() not in (".xyz", ".extxyz"):
         raise EquivError(
-            f"{output}: predictions are written as extended xyz, the format that keeps everything the "
+            f"{output}: predictions are written as extended xyz, which keeps everything the "
             "input says; name a file ending in .xyz"
         )
 

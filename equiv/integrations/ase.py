@@ -183,6 +183,7 @@ class EquivCalculator(Calculator):
             senders=torch.from_numpy(pairs.senders),
             receivers=torch.from_numpy(pairs.receivers),
             shifts=torch.from_numpy(pairs.shifts.astype(np.float64)),
+            num_nodes=len(atoms),
         )
         return collate([graph]).to(self.model.device)
 

@@ -1,10 +1,9 @@
 """Model files: the one place where models are written to disk and read back.
 
 A model is one `.safetensors` file; `equiv.models.header` describes its layout. Writing is atomic.
-Reading trusts nothing: the header is checked against the size of the file, the recipe is built on
-torch's meta device, where tensors have shapes and no memory, and its shapes are compared with those
-in the file, all before anything large is allocated. Only classes in the package's registry are ever
-built, and no pickle is ever read.
+Reading trusts nothing: the header is checked against the size of the file, the sizes in the recipe
+against the number of weights, and the model is built under a limit on memory that follows from the
+size of the file. Only classes in the package's registry are ever built, and no pickle is ever read.
 """
 
 import hashlib
@@ -22,6 +21,7 @@ from torch import Tensor
 from equiv import __version__
 from equiv.atomic import write_bytes
 from equiv.errors import EquivError, ModelFileError
+from equiv.models.allocation import AllocationLimit
 from equiv.models.header import (
     DOCUMENT_KEYS,
     FORMAT,
@@ -58,6 +58,7 @@ STORED_DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+MAX_CONSTANTS = 2**28  # 2 GiB of float64: more than any model in use computes for itself
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -127,11 +128,10 @@ def load_model(
     place = _device(device)
     with _open(path) as file, _naming(path):
         header, size = _read_header(file)
-        _check_shapes(header)
+        model = _build(header)
         file.seek(0)
         raw = file.read(size)
         _check_payload(header, raw)
-        model = _build(header)
         _fill(model, safetensors.torch.load(raw))
         if list(model.elements) != list(header.elements) or float(model.cutoff) != header.cutoff:
             raise ModelFileError(
@@ -256,33 +256,64 @@ def _model_class(header: ModelHeader) -> type["Model"]:
     return MODELS[header.model]
 
 
-def _construct(header: ModelHeader) -> "Model":
-    """Call the registered class with the recipe, leaving torch's random state as it was."""
+def _build(header: ModelHeader) -> "Model":
+    """The model the recipe describes, without its weights, in the precision it was stored in.
+
+    The recipe comes from a stranger: its sizes are compared with the size of the file before it is
+    used, memory is limited to what the file justifies while it is, and names and shapes of the
+    result must be exactly those of the file.
+    """
     model_class = _model_class(header)
+    _check_sizes(header.recipe, header.parameters)
     try:
-        with torch.random.fork_rng(devices=[]):
-            return model_class(**header.recipe)
+        if model_class.construction_size(header.recipe) > MAX_CONSTANTS:
+            raise ModelFileError("its coupling coefficients would fill more than 2 GiB")
+        # Drawing initial weights must not change the random numbers of whoever loads a model.
+        with torch.random.fork_rng(devices=[]), AllocationLimit(4 * header.parameters + 2**20):
+            model = model_class(**header.recipe)
     except (
         Exception
     ) as error:  # whatever a strange recipe does to a constructor, the file is at fault
         raise ModelFileError(
-            f"the recipe in the file does not describe a {header.model} model: {str(error)[:300]}"
+            f"the recipe in the file does not describe a {header.model} model that could be built: "
+            f"{str(error)[:300]}"
         ) from error
+    _check_shapes(model, header)
+    return model.to(dtype=DTYPES[header.dtype])
 
 
-def _check_shapes(header: ModelHeader) -> None:
-    """Compare what the recipe would build with what the file holds, without memory for either."""
-    _check_sizes(header)
-    with torch.device("meta"):
-        state = _construct(header).state_dict()
-    missing = sorted(state.keys() - header.tensors.keys())
-    extra = sorted(header.tensors.keys() - state.keys())
-    if missing or extra:
-        parts = [
-            f"{word} {', '.join(names[:3])}"
-            for word, names in (("misses", missing), ("has extra", extra))
-            if names
-        ]
+def _check_sizes(recipe: dict[str, Any], parameters: int) -> None:
+    """Refuse recipes with sizes that the weights in the file cannot have.
+
+    Every size in a recipe - channels, layers, degrees - shows in the weights: none can exceed how
+    many numbers the file holds.
+    """
+
+    def check(key: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for inner, item in value.items():
+                check(f"{key}.{inner}" if key else inner, item)
+        elif isinstance(value, list):
+            for item in value:
+                check(key, item)
+        elif isinstance(value, int) and abs(value) > max(parameters, 1000):
+            raise ModelFileError(
+                f"the recipe says {key} = {str(value)[:30]}, which the {parameters} numbers in the "
+                "file cannot fill"
+            )
+
+    check("", recipe)
+
+
+def _check_shapes(model: "Model", header: ModelHeader) -> None:
+    """Compare names and shapes of the weights with what the file holds."""
+    state = model.state_dict()
+    lists = {
+        "misses": sorted(state.keys() - header.tensors.keys()),
+        "has extra": sorted(header.tensors.keys() - state.keys()),
+    }
+    parts = [f"{word} {', '.join(names[:3])}" for word, names in lists.items() if names]
+    if parts:
         raise ModelFileError(f"the weights do not fit the recipe: the file {' and '.join(parts)}")
     for name, entry in header.tensors.items():
         if tuple(state[name].shape) != entry.shape:
@@ -290,35 +321,6 @@ def _check_shapes(header: ModelHeader) -> None:
                 f"the weights do not fit the recipe: {name} should have shape "
                 f"{tuple(state[name].shape)}, the file has {entry.shape}"
             )
-
-
-def _check_sizes(header: ModelHeader) -> None:
-    """Refuse recipes whose mere construction would take long, before constructing anything.
-
-    Every size in a recipe - channels, layers, degrees - shows in the weights: none can exceed how
-    many numbers the file holds. Architectures narrow this down in their own constructors.
-    """
-    bound = max(header.parameters, 1000)
-
-    def check(key: str, value: Any) -> None:
-        if isinstance(value, Mapping):
-            for inner, item in value.items():
-                check(f"{key}.{inner}" if key else str(inner), item)
-        elif isinstance(value, list):
-            for item in value:
-                check(key, item)
-        elif isinstance(value, int) and abs(value) > bound:
-            raise ModelFileError(
-                f"the recipe says {key} = {str(value)[:30]}, which the {header.parameters} numbers "
-                "in the file cannot fill"
-            )
-
-    check("", header.recipe)
-
-
-def _build(header: ModelHeader) -> "Model":
-    """The model for real, in the precision it was stored in."""
-    return _construct(header).to(dtype=DTYPES[header.dtype])
 
 
 def _fill(model: "Model", tensors: dict[str, Tensor]) -> None:
