@@ -1,0 +1,85 @@
+"""The training loss: errors of energy per atom, force components and stress components."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from equiv.models.interface import Prediction
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the three terms of the loss."""
+
+    energy: float
+    forces: float
+    stress: float
+
+
+class EnergyForcesStressLoss(nn.Module):
+    r"""Weighted sum of the mean penalties of energy, forces and stress.
+
+    .. math::
+        L = w_E \Big\langle \omega_s\, h\Big(\frac{\hat E_s - E_s}{N_s}\Big) \Big\rangle_s
+          + w_F \big\langle \omega_s\, h(\hat F_{i\alpha} - F_{i\alpha}) \big\rangle_{i\alpha}
+          + w_S \big\langle \omega_s\, h(\hat\sigma_{s\alpha\beta} - \sigma_{s\alpha\beta}) \big\rangle_{s\alpha\beta}
+
+    Here :math:`s` runs over structures with :math:`N_s` atoms and weight :math:`\omega_s`, and each mean runs over
+    exactly those labels that exist: a structure without forces enters the energy term only. The penalty is
+    :math:`h(x) = x^2` (`mse`) or Huber's, :math:`h(x) = x^2/2` below :math:`\delta` and
+    :math:`\delta(|x| - \delta/2)` above. Energies in eV, forces in eV/Angstrom, stress in eV/Angstrom^3.
+
+    Args:
+        kind: `mse` or `huber`.
+        delta: Huber's :math:`\delta`.
+        energy: whether energies are learned.
+        forces: whether forces are learned.
+        stress: whether stresses are learned.
+    """
+
+    def __init__(self, kind: str, *, delta: float, energy: bool, forces: bool, stress: bool) -> None:
+        super().__init__()
+        if kind not in ("mse", "huber"):
+            raise ValueError(f"loss must be 'mse' or 'huber', got {kind!r}")
+        self.kind, self.delta = kind, delta
+        self.energy, self.forces, self.stress = energy, forces, stress
+
+    def forward(self, prediction: Prediction, batch: Any, weights: LossWeights) -> Float[Tensor, ""]:
+        """The loss of a batch, a float64 scalar."""
+        total = prediction.energy.new_zeros((), dtype=torch.float64)
+        omega = batch.weight
+        if self.energy and weights.energy:
+            atoms = torch.bincount(batch.batch, minlength=batch.num_graphs)
+            error = (prediction.energy - batch.energy) / atoms.clamp(min=1)
+            total = total + weights.energy * self._mean(error, batch.has_energy, omega)
+        if self.forces and weights.forces and prediction.forces is not None:
+            has = batch.has_forces[batch.batch]
+            total = total + weights.forces * self._mean(prediction.forces - batch.forces, has, omega[batch.batch])
+        if self.stress and weights.stress and prediction.virials is not None:
+            # From virials and not from the predicted stress: that one divides by the volume of every structure, and
+            # where there is none, 0 * (1/0) would poison the gradient of the others.
+            has = batch.has_stress
+            volume = torch.linalg.det(batch.cell[has]).abs()
+            error = -prediction.virials[has] / volume[:, None, None] - batch.stress[has]
+            total = total + weights.stress * self._mean(error, has[has], omega[has])
+        return total
+
+    def _mean(
+        self, error: Float[Tensor, "items ..."], has: Bool[Tensor, " items"], omega: Float[Tensor, " items"]
+    ) -> Float[Tensor, ""]:
+        """Weighted mean of the penalty over the items that have the label; zero if none has."""
+        error, omega = error[has], omega[has]
+        if error.numel() == 0:
+            return error.new_zeros(())
+        if self.kind == "mse":
+            penalty = error.square()
+        else:
+            penalty = nn.functional.huber_loss(error, torch.zeros_like(error), delta=self.delta, reduction="none")
+        return (penalty * omega.view(-1, *[1] * (error.ndim - 1))).mean()
+
+    def extra_repr(self) -> str:
+        learned = [name for name in ("energy", "forces", "stress") if getattr(self, name)]
+        return f"{self.kind}, delta={self.delta:g}, learns {' '.join(learned)}"
