@@ -205,6 +205,15 @@ class Model(nn.Module, ABC):
         hessian = torch.stack(rows) if rows else forces.new_zeros(0, 0)
         return 0.5 * (hessian + hessian.mT)
 
+    @classmethod
+    def construction_size(cls, recipe: dict[str, Any]) -> int:
+        """How many constants the constructor computes for this recipe, cheaply and before it does.
+
+        Model files are refused whose recipe would compute more than could be meant. The recipe may
+        hold anything; whatever this raises counts as a refusal.
+        """
+        return 0
+
     def loss_terms(self, prediction: Prediction, batch: Any) -> dict[str, Tensor]:
         """Further terms of the training loss by name, each added with weight one."""
         return {}

@@ -20,7 +20,7 @@ from equiv.nn.mlp import RadialMLP
 from equiv.nn.radial import RADIAL_BASES
 from equiv.nn.readout import LinearReadout, NonlinearReadout
 from equiv.nn.zbl import ZBL
-from equiv.so3 import spherical_harmonics
+from equiv.so3 import num_symmetric_couplings, spherical_harmonics
 from equiv.tensor_products.many_body import MANY_BODY_PRODUCTS
 
 
@@ -163,6 +163,19 @@ class MACE(Model):
                 else LinearReadout(channels)
             )
         self.zbl = ZBL() if zbl else None
+
+    @classmethod
+    def construction_size(cls, recipe: dict[str, Any]) -> int:
+        """Coupling coefficients of the many-body products of all layers."""
+        defaults = {"edge_degree": 3, "hidden_degree": 1, "correlation": 3, "layers": 2}
+        degree, hidden, correlation, layers = (recipe.get(k, v) for k, v in defaults.items())
+        _require(degree <= 12 and hidden <= degree, "edge_degree", "12 at most", degree)
+        _require(1 <= correlation <= 4, "correlation", "1, 2, 3 or 4", correlation)
+        return layers * sum(
+            num_symmetric_couplings(degree, order, l) * (2 * l + 1) * (degree + 1) ** (2 * order)
+            for l in range(hidden + 1)
+            for order in range(1, correlation + 1)
+        )
 
     def atomic_energies(
         self, batch: Any, vectors: Float[Tensor, "edges 3"], species: Int[Tensor, " atoms"]
