@@ -1,6 +1,7 @@
 """Irreducible representations of O(3): e3nn's, read with errors that say what is wrong."""
 
 from collections import Counter
+from typing import cast
 
 from e3nn.o3 import Irrep, Irreps
 
@@ -30,7 +31,7 @@ def parse_irreps(irreps: str | Irreps, name: str = "irreps") -> Irreps:
         return irreps
     if not isinstance(irreps, str):
         try:
-            return Irreps(irreps)
+            return cast(Irreps, Irreps(irreps))
         except Exception as error:
             raise EquivError(
                 f"{name}: expected irreps such as '16x0e + 8x1o', got {irreps!r} ({error})"
@@ -43,7 +44,7 @@ def parse_irreps(irreps: str | Irreps, name: str = "irreps") -> Irreps:
                 f"{name}: cannot read {term.strip()!r} in {irreps!r}; a term is 'multiplicity x "
                 "degree parity' with parity e or o, such as '16x0e' or '8x1o'"
             ) from error
-    return Irreps(irreps)
+    return cast(Irreps, Irreps(irreps))
 
 
 def natural_irreps(l_max: int, channels: int) -> Irreps:
@@ -58,7 +59,7 @@ def natural_irreps(l_max: int, channels: int) -> Irreps:
         raise EquivError(
             f"natural_irreps: l_max and channels cannot be negative, got {l_max} and {channels}"
         )
-    return Irreps([(channels, (l, (-1) ** l)) for l in range(l_max + 1)])
+    return cast(Irreps, Irreps([(channels, (l, (-1) ** l)) for l in range(l_max + 1)]))
 
 
 def spherical_shape(irreps: str | Irreps, name: str = "irreps") -> tuple[int, int]:

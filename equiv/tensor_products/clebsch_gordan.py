@@ -1,0 +1,203 @@
+r"""The Clebsch-Gordan tensor product as dense matrix products, one batch for each path."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from equiv.so3 import Irreps, wigner_3j
+from equiv.tensor_products.paths import (
+    Instructions,
+    IrrepNormalization,
+    Mode,
+    PathNormalization,
+    PathTensorProduct,
+)
+
+
+class ClebschGordanTensorProduct(PathTensorProduct):
+    r"""The tensor product of e3nn, path by path, in a channels-last layout.
+
+    .. math::
+        z_{k w} = \sum_{uv} W_{uvw} \sum_{i} B_{k,\, i v}\, x_{i u}, \qquad
+        B_{k,\, i v} = \sqrt{\alpha} \sum_j w_{ijk}\, y_{j v}
+
+    for each path, with the symbols of :class:`PathTensorProduct`, whose arguments these are.
+    :math:`B` is one matrix product for all paths of a second input; each path is then one batched
+    matrix product over :math:`i` and another over the weights, in the cheaper order. In mode
+    ``uuu``, where nothing is summed over channels, all products :math:`x_{iu}\, y_{ju}` meet the
+    coefficients of all their paths in one matrix product. No gather over non-zero coefficients, no
+    scatter.
+
+    Cost per row of a path, in multiply-adds: uvw :math:`d_1 v (\min(d_1, d_3)\, u\, w + d_3 \cdot u
+    \text{ or } w)` and less, uvu :math:`d_1 d_3\, u v`, uuu :math:`d_1 d_2 d_3\, u`, with :math:`d
+    = 2l + 1`.
+    """
+
+    def __init__(
+        self,
+        irreps_in1: str | Irreps,
+        irreps_in2: str | Irreps,
+        irreps_out: str | Irreps,
+        *,
+        mode: Mode = "uvw",
+        instructions: Instructions | None = None,
+        irrep_normalization: IrrepNormalization = "component",
+        path_normalization: PathNormalization = "element",
+        internal_weights: bool = True,
+    ) -> None:
+        super().__init__(
+            irreps_in1,
+            irreps_in2,
+            irreps_out,
+            mode=mode,
+            instructions=instructions,
+            irrep_normalization=irrep_normalization,
+            path_normalization=path_normalization,
+            internal_weights=internal_weights,
+        )
+        # Numbers of the paths that share what is computed first, by the inputs that they share.
+        self._by_in2: dict[int, list[int]] = {}
+        self._by_pair: dict[tuple[int, int], list[int]] = {}
+        for p, path in enumerate(self.instructions):
+            if path.mode == "uuu":
+                self._by_pair.setdefault((path.in1, path.in2), []).append(p)
+            else:
+                self._by_in2.setdefault(path.in2, []).append(p)
+        for i2, paths in self._by_in2.items():
+            # [j, (path, k, i)]
+            blocks = [self._coupling(p).permute(1, 2, 0).flatten(1) for p in paths]
+            self.register_constant(f"coupling_{i2}", torch.cat(blocks, dim=1))
+        for (i1, i2), paths in self._by_pair.items():
+            # [(path, k), (i, j)]
+            blocks = [self._coupling(p).permute(2, 0, 1).flatten(1) for p in paths]
+            self.register_constant(f"coupling_{i1}_{i2}", torch.cat(blocks))
+
+    def multiply(
+        self,
+        x1: Float[Tensor, "rows in1"],
+        x2: Float[Tensor, "rows in2"],
+        weight: Float[Tensor, "rows_or_1 weights"] | None,
+    ) -> Float[Tensor, "rows out"]:
+        blocks = self._blocks(
+            _channels_last(x1, self.irreps_in1), _channels_last(x2, self.irreps_in2), weight
+        )
+        rows = x1.shape[0]
+        flat = [
+            block.transpose(1, 2).reshape(rows, mul * ir.dim)
+            for block, (mul, ir) in zip(blocks, self.irreps_out, strict=True)
+        ]
+        return torch.cat(flat, dim=1) if flat else x1.new_zeros(rows, 0)
+
+    def multiply_spherical(
+        self,
+        x1: Float[Tensor, "rows lm1 channels1"],
+        x2: Float[Tensor, "rows lm2 channels2"],
+        weight: Float[Tensor, "rows_or_1 weights"] | None,
+    ) -> Float[Tensor, "rows lm channels"]:
+        if not all(map(_one_term_per_degree, (self.irreps_in1, self.irreps_in2, self.irreps_out))):
+            return super().multiply_spherical(x1, x2, weight)
+        blocks = self._blocks(
+            list(x1.split([ir.dim for _, ir in self.irreps_in1], dim=1)),
+            list(x2.split([ir.dim for _, ir in self.irreps_in2], dim=1)),
+            weight,
+        )
+        return torch.cat(blocks, dim=1)
+
+    def _blocks(
+        self,
+        x: list[Float[Tensor, "rows i u"]],
+        y: list[Float[Tensor, "rows j v"]],
+        weight: Float[Tensor, "rows_or_1 weights"] | None,
+    ) -> list[Float[Tensor, "rows k w"]]:
+        """Every output term."""
+        weights = self._split_weights(weight)
+        terms: list[list[Tensor]] = [[] for _ in self.irreps_out]
+        for i2, paths in self._by_in2.items():
+            b = y[i2].transpose(1, 2) @ getattr(self, f"coupling_{i2}")
+            sizes = [self._dims(p) for p in paths]
+            parts = b.split([d1 * d3 for d1, d3 in sizes], dim=2)
+            for p, part, (d1, d3) in zip(paths, parts, sizes, strict=True):
+                path = self.instructions[p]
+                b_path = part.unflatten(2, (d3, d1))  # [rows, v, k, i]
+                combine = _uvw if path.mode == "uvw" else _uvu
+                terms[path.out].append(combine(x[path.in1], b_path, weights[p]))
+        for (i1, i2), paths in self._by_pair.items():
+            # components first, so that one matrix product serves all rows and channels
+            a, b = (t.permute(1, 0, 2).contiguous() for t in (x[i1], y[i2]))
+            pairs = (a.unsqueeze(1) * b.unsqueeze(0)).flatten(0, 1)  # [(i, j), rows, u]
+            coupled = getattr(self, f"coupling_{i1}_{i2}") @ pairs.flatten(1)
+            parts = coupled.split([self._dims(p)[1] for p in paths])
+            for p, part in zip(paths, parts, strict=True):
+                block = part.unflatten(1, pairs.shape[1:])
+                block = block if weights[p] is None else block * weights[p]
+                terms[self.instructions[p].out].append(block.transpose(0, 1))
+        return [sum(blocks[1:], blocks[0]) for blocks in terms]
+
+    def _split_weights(self, weight: Tensor | None) -> list[Float[Tensor, "rows_or_1 ..."] | None]:
+        if weight is None:
+            return [None] * len(self.instructions)
+        parts = weight.split([math.prod(shape) for shape in self.weight_shapes], dim=1)
+        return [
+            part.unflatten(1, shape) if path.has_weight else None
+            for path, shape, part in zip(self.instructions, self.weight_shapes, parts, strict=True)
+        ]
+
+    def _coupling(self, p: int) -> Float[Tensor, "i j k"]:
+        (_, ir1), (_, ir2), (_, ir) = self.terms[p]
+        return self.coefficients[p] * wigner_3j(ir1.l, ir2.l, ir.l)
+
+    def _dims(self, p: int) -> tuple[int, int]:
+        (_, ir1), _, (_, ir) = self.terms[p]
+        return ir1.dim, ir.dim
+
+
+def _uvw(
+    x: Float[Tensor, "rows i u"],
+    b: Float[Tensor, "rows v k i"],
+    weight: Float[Tensor, "rows_or_1 u v w"] | None,
+) -> Float[Tensor, "rows k w"]:
+    assert weight is not None  # checked with the path
+    rows, d1, u = x.shape
+    v, d3 = b.shape[1:3]
+    w = weight.shape[-1]
+    if d1 <= d3:  # weights first
+        x = _rowwise_matmul(x, weight.reshape(-1, u, v * w)).view(rows, d1 * v, w)
+        return b.permute(0, 2, 3, 1).reshape(rows, d3, d1 * v) @ x
+    x = b.reshape(rows, v * d3, d1) @ x
+    x = x.view(rows, v, d3, u).permute(0, 2, 3, 1).reshape(rows, d3, u * v)
+    return _rowwise_matmul(x, weight.reshape(-1, u * v, w))
+
+
+def _uvu(
+    x: Float[Tensor, "rows i u"],
+    b: Float[Tensor, "rows v k i"],
+    weight: Float[Tensor, "rows_or_1 u v"] | None,
+) -> Float[Tensor, "rows k u"]:
+    if weight is None:
+        return b.sum(1) @ x
+    rows, v, d3, d1 = b.shape
+    x = (x.unsqueeze(1) * weight.transpose(1, 2).unsqueeze(2)).reshape(rows, v * d1, x.shape[-1])
+    return b.transpose(1, 2).reshape(rows, d3, v * d1) @ x
+
+
+def _rowwise_matmul(
+    x: Float[Tensor, "rows m a"], weight: Float[Tensor, "rows_or_1 a b"]
+) -> Float[Tensor, "rows m b"]:
+    """``x[n] @ weight[n]``, as one large product if there is one weight for all rows."""
+    if weight.shape[0] == 1:
+        return (x.reshape(-1, x.shape[-1]) @ weight[0]).unflatten(0, x.shape[:2])
+    return x @ weight
+
+
+def _channels_last(x: Float[Tensor, "rows dim"], irreps: Irreps) -> list[Tensor]:
+    parts = x.split([mul * ir.dim for mul, ir in irreps], dim=1)
+    return [
+        part.unflatten(1, (mul, ir.dim)).transpose(1, 2)
+        for part, (mul, ir) in zip(parts, irreps, strict=True)
+    ]
+
+
+def _one_term_per_degree(irreps: Irreps) -> bool:
+    return [ir.l for _, ir in irreps] == list(range(len(irreps)))

@@ -1,0 +1,136 @@
+r"""The dense definition of a tensor product, which every other method is held against."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from equiv.errors import EquivError
+from equiv.so3 import Irreps, wigner_3j
+from equiv.tensor_products.paths import (
+    Instructions,
+    IrrepNormalization,
+    Mode,
+    PathNormalization,
+    PathTensorProduct,
+)
+from equiv.tensor_products.protocol import TensorProduct
+
+_MAX_ELEMENTS = 2**27  # 1 GiB of float64
+
+
+class ReferenceTensorProduct(PathTensorProduct):
+    r"""The tensor product written out as one dense array.
+
+    .. math::
+        z_k = \sum_{ij} \Big( K^{(0)}_{kij} + \sum_n w_n K^{(n)}_{kij} \Big) x_i\, y_j
+
+    :math:`K^{(n)}` is the map of weight :math:`n` alone and :math:`K^{(0)}` that of the paths
+    without weight, filled in number by number from the definition in :class:`PathTensorProduct`,
+    whose arguments these are. Memory and cost per row: ``weight_numel * out.dim * in1.dim *
+    in2.dim``. For tests and for reading.
+
+    Raises:
+        EquivError: in addition, the array would exceed 1 GiB.
+    """
+
+    def __init__(
+        self,
+        irreps_in1: str | Irreps,
+        irreps_in2: str | Irreps,
+        irreps_out: str | Irreps,
+        *,
+        mode: Mode = "uvw",
+        instructions: Instructions | None = None,
+        irrep_normalization: IrrepNormalization = "component",
+        path_normalization: PathNormalization = "element",
+        internal_weights: bool = True,
+    ) -> None:
+        super().__init__(
+            irreps_in1,
+            irreps_in2,
+            irreps_out,
+            mode=mode,
+            instructions=instructions,
+            irrep_normalization=irrep_normalization,
+            path_normalization=path_normalization,
+            internal_weights=internal_weights,
+        )
+        shape = (
+            1 + self.weight_numel,
+            self.irreps_out.dim,
+            self.irreps_in1.dim,
+            self.irreps_in2.dim,
+        )
+        if math.prod(shape) > _MAX_ELEMENTS:
+            raise EquivError(
+                f"reference: the dense array of shape {shape} would need "
+                f"{math.prod(shape) / 2**27:.0f} GiB; it is for small products, use "
+                "method='clebsch_gordan'"
+            )
+        self.maps: Tensor
+        self.register_constant("maps", self._fill(torch.zeros(shape, dtype=torch.float64)))
+
+    def _fill(self, maps: Tensor) -> Tensor:
+        slices1, slices2, slices = (
+            irreps.slices() for irreps in (self.irreps_in1, self.irreps_in2, self.irreps_out)
+        )
+        n = 1  # the next weight
+        for path, coefficient in zip(self.instructions, self.coefficients, strict=True):
+            (mul1, ir1), (mul2, ir2), (mul, ir) = path.terms(
+                self.irreps_in1, self.irreps_in2, self.irreps_out
+            )
+            coupling = coefficient * wigner_3j(ir1.l, ir2.l, ir.l).permute(2, 0, 1)
+            triples = [
+                (u, v, w)
+                for u in range(mul1)
+                for v in range(mul2)
+                for w in range(mul)
+                if path.mode == "uvw" or (u == w and (path.mode == "uvu" or u == v))
+            ]
+            for u, v, w in triples:
+                k, i, j = (
+                    slice(block.start + channel * dim, block.start + (channel + 1) * dim)
+                    for block, channel, dim in (
+                        (slices[path.out], w, ir.dim),
+                        (slices1[path.in1], u, ir1.dim),
+                        (slices2[path.in2], v, ir2.dim),
+                    )
+                )
+                maps[n if path.has_weight else 0, k, i, j] += coupling
+                n += path.has_weight
+        return maps
+
+    def multiply(
+        self,
+        x1: Float[Tensor, "rows in1"],
+        x2: Float[Tensor, "rows in2"],
+        weight: Float[Tensor, "rows_or_1 weights"] | None,
+    ) -> Float[Tensor, "rows out"]:
+        out = torch.einsum("kij,ni,nj->nk", self.maps[0], x1, x2)
+        if weight is None:
+            return out
+        return out + torch.einsum(
+            "wkij,nw,ni,nj->nk", self.maps[1:], weight.expand(len(x1), -1), x1, x2
+        )
+
+
+def dense_coefficients(
+    product: TensorProduct, weight: Float[Tensor, " weights"] | None = None
+) -> Float[Tensor, "out in1 in2"]:
+    r"""The array of any tensor product, measured by multiplying unit vectors.
+
+    .. math::
+        K_{kij} = z_k(e_i, e_j), \qquad z_k(x, y) = \sum_{ij} K_{kij}\, x_i\, y_j
+
+    Two methods compute the same map exactly if they have the same :math:`K`.
+
+    Args:
+        product: a tensor product of any method.
+        weight: weights shared by all rows; default the internal ones.
+    """
+    like = weight if weight is not None else next(iter([*product.parameters(), *product.buffers()]))
+    x1 = torch.eye(product.irreps_in1.dim, dtype=like.dtype, device=like.device)
+    x2 = torch.eye(product.irreps_in2.dim, dtype=like.dtype, device=like.device)
+    return product(x1.unsqueeze(1), x2.unsqueeze(0), weight).permute(2, 0, 1)
