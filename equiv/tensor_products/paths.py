@@ -17,7 +17,7 @@ Term = tuple[int, Irrep]
 
 @dataclass(frozen=True)
 class Path:
-    """One way from two irreps to a third: terms ``in1`` and ``in2`` of the inputs add to term ``out``.
+    """One way from two irreps to a third: input terms ``in1``, ``in2`` add to term ``out``.
 
     ``mode`` names the channels of first input, second input and output, as in e3nn: ``"uvw"`` every
     pair of input channels reaches every output channel; ``"uvu"`` the output has the channels of
@@ -234,6 +234,6 @@ def _check_all_reached(paths: Sequence[Path], in1: Irreps, in2: Irreps, out: Irr
         possible = sorted({ir for _, ir1 in in1 for _, ir2 in in2 for ir in ir1 * ir2})
         raise EquivError(
             f"irreps_out: no path reaches {', '.join(missed)} from '{in1}' x '{in2}', which "
-            f"contains {', '.join(map(str, possible)) or 'nothing'}; drop what cannot be reached, or choose "
-            "multiplicities that fit the mode (uvu: those of irreps_in1; uuu: all equal)"
+            f"contains {', '.join(map(str, possible)) or 'nothing'}; drop what cannot be reached, "
+            "or choose multiplicities that fit the mode (uvu: those of irreps_in1; uuu: all equal)"
         )
