@@ -124,14 +124,12 @@ def read_structure(path: Path, index: int | None) -> "Atoms":
     Raises:
         EquivError: if the file holds no such structure or cannot be read.
     """
+    if index is not None:
+        return _read(path, index)[0]
     frames = read_structures(path)
-    if index is None:
-        if len(frames) > 1:
-            print(f"note   {path} holds {len(frames)} structures; this is the last (see --index)")
-        return frames[-1]
-    if not -len(frames) <= index < len(frames):
-        raise EquivError(f"{path} holds {len(frames)} structures, numbered from 0, but no {index}")
-    return frames[index]
+    if len(frames) > 1:
+        print(f"note   {path} holds {len(frames)} structures; this is the last (see --index)")
+    return frames[-1]
 
 
 def read_structures(path: Path) -> "list[Atoms]":
@@ -140,6 +138,13 @@ def read_structures(path: Path) -> "list[Atoms]":
     Raises:
         EquivError: if the file is missing, holds no structure, or cannot be read.
     """
+    frames = _read(path, ":")
+    if not frames:
+        raise EquivError(f"{path} holds no structures")
+    return frames
+
+
+def _read(path: Path, index: int | str) -> "list[Atoms]":
     from ase.io import read
 
     if not path.exists():
@@ -147,17 +152,17 @@ def read_structures(path: Path) -> "list[Atoms]":
     if path.is_dir():
         raise EquivError(f"{path} is a folder; name a file with structures")
     try:
-        frames = read(path, index=":")
+        frames = read(path, index=index)
+    except (IndexError, StopIteration) as error:
+        if index == ":":
+            raise EquivError(f"{path} holds no structures that ASE can read") from error
+        raise EquivError(f"{path} holds no structure number {index}") from error
     except Exception as error:  # readers of dozens of formats fail in dozens of ways
         words = " ".join(str(error).split())[:200]
         raise EquivError(
             f"{path}: ASE cannot read structures from it ({type(error).__name__}: {words})"
         ) from error
-    if not isinstance(frames, list):
-        frames = [frames]
-    if not frames:
-        raise EquivError(f"{path} holds no structures")
-    return frames
+    return frames if isinstance(frames, list) else [frames]
 
 
 def check_output(output: Path, *inputs: Path) -> None:

@@ -169,7 +169,12 @@ def _integrator(
         return VelocityVerlet(atoms, dt)
     if args.ensemble == "langevin":
         return Langevin(
-            atoms, dt, temperature_K=args.temperature, friction=args.friction / units.fs, rng=noise
+            atoms,
+            dt,
+            temperature_K=args.temperature,
+            friction=args.friction / units.fs,
+            fixcm=False,  # holding the centre of mass still would bias the ensemble
+            rng=noise,
         )
     kind = IsotropicMTKNPT if args.cell == "isotropic" else MTKNPT
     return kind(

@@ -6,6 +6,7 @@ Angstrom; with --json exactly {"frames", "energy_per_atom": {"mae", "rmse"}, "en
 """
 
 import argparse
+import glob
 import json
 import sys
 from pathlib import Path
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
     from equiv.cli.arguments import check_extended_xyz, check_output, label_options, load
 
-    inputs = [args.model, *map(Path, args.data)]
+    inputs = [args.model, *(Path(p) for name in args.data for p in [name, *glob.glob(name)])]
     for output in (args.plot, args.output):
         if output is not None:
             check_output(output, *inputs)

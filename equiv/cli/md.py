@@ -114,9 +114,8 @@ def run(args: argparse.Namespace) -> int:
             f"{exists} exists; go on from its end with --continue, replace it with --overwrite, "
             "or name another"
         )
-    atoms = read_structure(
-        args.output if args.extend else args.structure, None if args.extend else args.index
-    )
+    source, index = (args.output, -1) if args.extend else (args.structure, args.index)
+    atoms = read_structure(source, index)
     if args.ensemble == "npt" and not (atoms.pbc.any() and atoms.cell.rank == 3):
         raise EquivError(
             f"npt needs a periodic structure with three cell vectors; {args.structure} is not"

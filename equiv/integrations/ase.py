@@ -202,7 +202,7 @@ class EquivCalculator(Calculator):
 
 def _has_stress(atoms: Atoms) -> bool:
     """Whether strain means anything: some direction is periodic and the cell has a volume."""
-    return bool(atoms.pbc.any()) and atoms.cell.rank == 3
+    return bool(atoms.pbc.any() and atoms.cell.rank == 3)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

@@ -251,7 +251,7 @@ def _model_class(header: ModelHeader) -> type["Model"]:
     if header.model not in MODELS:
         raise ModelFileError(
             f"the file holds a model of type {header.model[:80]!r}, unknown to {__version__} "
-            f"(which knows {', '.join(MODELS)}); it was written by equiv {header.equiv_version[:40]}"
+            f"(which knows {', '.join(MODELS)}); written by equiv {header.equiv_version[:40]}"
         )
     return MODELS[header.model]
 
