@@ -269,7 +269,7 @@ def _build(header: ModelHeader) -> "Model":
         if model_class.construction_size(header.recipe) > MAX_CONSTANTS:
             raise ModelFileError("its coupling coefficients would fill more than 2 GiB")
         # Drawing initial weights must not change the random numbers of whoever loads a model.
-        with torch.random.fork_rng(devices=[]), AllocationLimit(4 * header.parameters + 2**20):
+        with torch.random.fork_rng(devices=[]), AllocationLimit(4 * header.parameters + 2**16):
             model = model_class(**header.recipe)
     except (
         Exception
