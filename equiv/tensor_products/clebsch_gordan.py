@@ -1,6 +1,7 @@
 r"""The Clebsch-Gordan tensor product as dense matrix products, one batch for each path."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -84,12 +85,12 @@ class ClebschGordanTensorProduct(PathTensorProduct):
         weight: Float[Tensor, "rows_or_1 weights"] | None,
     ) -> Float[Tensor, "rows out"]:
         blocks = self._blocks(
-            _channels_last(x1, self.irreps_in1), _channels_last(x2, self.irreps_in2), weight
+            _channels_last(x1, self._shapes[0]), _channels_last(x2, self._shapes[1]), weight
         )
         rows = x1.shape[0]
         flat = [
-            block.transpose(1, 2).reshape(rows, mul * ir.dim)
-            for block, (mul, ir) in zip(blocks, self.irreps_out, strict=True)
+            block.transpose(1, 2).reshape(rows, mul * dim)
+            for block, (mul, dim) in zip(blocks, self._shapes[2], strict=True)
         ]
         return torch.cat(flat, dim=1) if flat else x1.new_zeros(rows, 0)
 
@@ -99,11 +100,11 @@ class ClebschGordanTensorProduct(PathTensorProduct):
         x2: Float[Tensor, "rows lm2 channels2"],
         weight: Float[Tensor, "rows_or_1 weights"] | None,
     ) -> Float[Tensor, "rows lm channels"]:
-        if not all(map(_one_term_per_degree, (self.irreps_in1, self.irreps_in2, self.irreps_out))):
+        if not all(map(_one_term_per_degree, self._shapes)):
             return super().multiply_spherical(x1, x2, weight)
         blocks = self._blocks(
-            list(x1.split([ir.dim for _, ir in self.irreps_in1], dim=1)),
-            list(x2.split([ir.dim for _, ir in self.irreps_in2], dim=1)),
+            list(x1.split([dim for _, dim in self._shapes[0]], dim=1)),
+            list(x2.split([dim for _, dim in self._shapes[1]], dim=1)),
             weight,
         )
         return torch.cat(blocks, dim=1)
@@ -116,7 +117,7 @@ class ClebschGordanTensorProduct(PathTensorProduct):
     ) -> list[Float[Tensor, "rows k w"]]:
         """Every output term."""
         weights = self._split_weights(weight)
-        terms: list[list[Tensor]] = [[] for _ in self.irreps_out]
+        terms: list[list[Tensor]] = [[] for _ in self._shapes[2]]
         for p, coefficient in self._scalar:
             path = self.instructions[p]
             s = coefficient * y[path.in2].squeeze(1)  # [rows, v]
@@ -157,8 +158,8 @@ class ClebschGordanTensorProduct(PathTensorProduct):
         return self.coefficients[p] * wigner_3j(ir1.l, ir2.l, ir.l)
 
     def _dims(self, p: int) -> tuple[int, int]:
-        (_, ir1), _, (_, ir) = self.terms[p]
-        return ir1.dim, ir.dim
+        path = self.instructions[p]
+        return self._shapes[0][path.in1][1], self._shapes[2][path.out][1]
 
 
 def _uvw(
@@ -226,13 +227,14 @@ def _rowwise_matmul(
     return x @ weight
 
 
-def _channels_last(x: Float[Tensor, "rows dim"], irreps: Irreps) -> list[Tensor]:
-    parts = x.split([mul * ir.dim for mul, ir in irreps], dim=1)
+def _channels_last(
+    x: Float[Tensor, "rows dim"], shape: Sequence[tuple[int, int]]
+) -> list[Float[Tensor, "rows m channels"]]:
+    parts = x.split([mul * dim for mul, dim in shape], dim=1)
     return [
-        part.unflatten(1, (mul, ir.dim)).transpose(1, 2)
-        for part, (mul, ir) in zip(parts, irreps, strict=True)
+        part.unflatten(1, size).transpose(1, 2) for part, size in zip(parts, shape, strict=True)
     ]
 
 
-def _one_term_per_degree(irreps: Irreps) -> bool:
-    return [ir.l for _, ir in irreps] == list(range(len(irreps)))
+def _one_term_per_degree(shape: Sequence[tuple[int, int]]) -> bool:
+    return [dim for _, dim in shape] == [2 * l + 1 for l in range(len(shape))]

@@ -64,6 +64,15 @@ class TensorProduct(ExactConstants):
         self.irreps_in1 = parse_irreps(irreps_in1, "irreps_in1")
         self.irreps_in2 = parse_irreps(irreps_in2, "irreps_in2")
         self.irreps_out = parse_irreps(irreps_out, "irreps_out")
+        # Plain numbers for the calls: torch.compile cannot trace through e3nn's irreps.
+        self._shapes = tuple(
+            tuple((mul, ir.dim) for mul, ir in irreps)
+            for irreps in (self.irreps_in1, self.irreps_in2, self.irreps_out)
+        )
+        self._sizes = tuple(sum(mul * dim for mul, dim in shape) for shape in self._shapes)
+        self._spherical_shapes = tuple(
+            map(_spherical_tensor_shape, (self.irreps_in1, self.irreps_in2, self.irreps_out))
+        )
         self.weight_numel = weight_numel
         self.internal_weights = internal_weights and weight_numel > 0
         if self.internal_weights:
@@ -107,10 +116,11 @@ class TensorProduct(ExactConstants):
         Raises:
             EquivError: a shape or dtype does not fit, or the weights are missing.
         """
-        _check_argument("x1", x1, (self.irreps_in1.dim,), self.irreps_in1)
-        _check_argument("x2", x2, (self.irreps_in2.dim,), self.irreps_in2)
+        dim1, dim2, dim = self._sizes
+        _check_argument("x1", x1, (dim1,), self.irreps_in1)
+        _check_argument("x2", x2, (dim2,), self.irreps_in2)
         rows1, rows2, weight, batch = self._rows(x1, x2, weight, 1)
-        return self.multiply(rows1, rows2, weight).reshape(*batch, self.irreps_out.dim)
+        return self.multiply(rows1, rows2, weight).reshape(*batch, dim)
 
     def forward_spherical(
         self,
@@ -123,14 +133,11 @@ class TensorProduct(ExactConstants):
         Raises:
             EquivError: in addition, if one of the irreps is no spherical tensor.
         """
-        shape1, shape2, shape = (
-            _spherical_tensor_shape(irreps, f"irreps_{name}")
-            for name, irreps in (
-                ("in1", self.irreps_in1),
-                ("in2", self.irreps_in2),
-                ("out", self.irreps_out),
-            )
-        )
+        shape1, shape2, shape = self._spherical_shapes
+        if shape1 is None or shape2 is None or shape is None:
+            for name in ("irreps_in1", "irreps_in2", "irreps_out"):
+                spherical_shape(getattr(self, name), name)  # raises, and says why
+            raise AssertionError("unreachable")
         _check_argument("x1", x1, shape1, self.irreps_in1)
         _check_argument("x2", x2, shape2, self.irreps_in2)
         rows1, rows2, weight, batch = self._rows(x1, x2, weight, 2)
@@ -188,6 +195,9 @@ def _check_argument(name: str, x: Tensor, shape: tuple[int, ...], irreps: Irreps
         )
 
 
-def _spherical_tensor_shape(irreps: Irreps, name: str) -> tuple[int, int]:
-    l_max, channels = spherical_shape(irreps, name)
+def _spherical_tensor_shape(irreps: Irreps) -> tuple[int, int] | None:
+    try:
+        l_max, channels = spherical_shape(irreps)
+    except EquivError:
+        return None
     return (l_max + 1) ** 2, channels
