@@ -15,8 +15,8 @@ from torch import Tensor
 from equiv.errors import EquivError
 from equiv.models import MACE
 from equiv.models.mace import MACELayer
+from equiv.nn import LinearReadout, NonlinearReadout
 from equiv.nn.mlp import SILU_GAIN
-from equiv.nn.readout import LinearReadout, NonlinearReadout
 from equiv.so3 import symmetric_couplings
 
 # What a configuration may say about parts of mace-torch that our model does not have.
@@ -107,7 +107,8 @@ def mace_from_state_dict(state: Mapping[str, Tensor], configuration: Mapping[str
     order = _element_order(configuration)
     num_elements, channels = len(order), recipe["channels"]
     with torch.no_grad():
-        embedding = weights.take("node_embedding.linear.weight").view(num_elements, channels)
+        shape = (num_elements, channels)
+        (embedding,) = weights.blocks("node_embedding.linear.weight", [shape])
         model.embedding.copy_(embedding[order])
         for t, (layer, readout) in enumerate(zip(model.layers, model.readouts, strict=True)):
             _convert_layer(layer, weights, t, order)

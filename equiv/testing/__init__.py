@@ -8,7 +8,7 @@
 """
 
 from equiv.testing.contract import check_model
-from equiv.testing.equivariance import Spherical, assert_equivariant, random_rotation, turn
+from equiv.testing.equivariance import Spherical, assert_equivariant, turn
 from equiv.testing.gradients import assert_gradient, directional_derivative
 from equiv.testing.laws import LAWS, Law
 from equiv.testing.structures import small_structures
@@ -25,7 +25,6 @@ __all__ = [
     "assert_gradient",
     "check_model",
     "directional_derivative",
-    "random_rotation",
     "small_structures",
     "turn",
 ]

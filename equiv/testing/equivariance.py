@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor
 
-from equiv.so3 import wigner_3j
+from equiv.so3 import Irreps, irreps_matrix, natural_irreps, random_rotations
 
 
 @dataclass(frozen=True)
@@ -19,16 +18,9 @@ class Spherical:
     degree: int
 
 
-Behavior = None | Literal["vector"] | str | o3.Irreps | Spherical
+Behavior = None | Literal["vector"] | str | Irreps | Spherical
 """How a tensor turns: ``None`` not at all; ``"vector"`` as Cartesian vectors on its last axis;
 irreps or their string as e3nn's flat layout on the last axis; :class:`Spherical` as in models."""
-
-
-def random_rotation(generator: torch.Generator, *, reflect: bool = False) -> Float[Tensor, "3 3"]:
-    """A float64 orthogonal matrix drawn uniformly (Haar), with determinant -1 if ``reflect``."""
-    q, r = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=generator))
-    q = q * torch.sign(torch.diagonal(r))
-    return q * torch.linalg.det(q) * (-1 if reflect else 1)
 
 
 def turn(tensor: Tensor, behavior: Behavior, rotation: Float[Tensor, "3 3"]) -> Tensor:
@@ -38,15 +30,25 @@ def turn(tensor: Tensor, behavior: Behavior, rotation: Float[Tensor, "3 3"]) -> 
         tensor: what to turn.
         behavior: how it turns, see :data:`Behavior`.
         rotation: an orthogonal matrix in float64; determinant -1 is a rotation and the inversion.
+
+    Raises:
+        ValueError: the tensor has not the components that the behavior needs.
     """
     if behavior is None:
         return tensor
     if behavior == "vector":
-        return tensor @ rotation.T.to(tensor.dtype)
-    if isinstance(behavior, Spherical):
-        blocks = _natural_parity_matrices(rotation, behavior.degree)
-        return torch.block_diag(*blocks).to(tensor.dtype) @ tensor
-    return tensor @ _flat_matrix(o3.Irreps(behavior), rotation).T.to(tensor.dtype)
+        matrix, axis = rotation, -1
+    elif isinstance(behavior, Spherical):
+        matrix, axis = irreps_matrix(natural_irreps(behavior.degree, 1), rotation), -2
+    else:
+        matrix, axis = irreps_matrix(behavior, rotation), -1
+    if tensor.ndim < -axis or tensor.shape[axis] != matrix.shape[0]:
+        raise ValueError(
+            f"a tensor of shape {tuple(tensor.shape)} cannot turn as {behavior!r}, which needs "
+            f"{matrix.shape[0]} components on axis {axis}"
+        )
+    matrix = matrix.to(dtype=tensor.dtype, device=tensor.device)
+    return matrix @ tensor if axis == -2 else tensor @ matrix.T
 
 
 def assert_equivariant(
@@ -100,7 +102,7 @@ def assert_equivariant(
     worst = 0.0
     for trial in range(2 * rotations):
         reflect = trial % 2 == 1
-        rotation = random_rotation(generator, reflect=reflect)
+        rotation = random_rotations(generator=generator, improper=reflect)
         turned = _as_list(
             function(*(turn(x, how, rotation) for x, how in zip(inputs, behaviors_in, strict=True)))
         )
@@ -129,23 +131,3 @@ def default_tolerance(dtype: torch.dtype) -> float:
 
 def _as_list(result: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [result] if isinstance(result, Tensor) else list(result)
-
-
-def _natural_parity_matrices(rotation: Tensor, degree: int) -> list[Tensor]:
-    """Matrices of degree 0, 1, ..., each from the one below: independent of the harmonics."""
-    matrices = [torch.ones(1, 1, dtype=torch.float64), rotation]
-    for l in range(2, degree + 1):
-        w = wigner_3j(l - 1, 1, l)
-        below = torch.einsum("abc,ad,be->dec", w, matrices[-1], rotation)
-        matrices.append((2 * l + 1) * torch.einsum("dec,def->cf", below, w))
-    return matrices[: degree + 1]
-
-
-def _flat_matrix(irreps: o3.Irreps, rotation: Tensor) -> Tensor:
-    natural = _natural_parity_matrices(rotation, irreps.lmax if irreps.dim else 0)
-    sign = torch.linalg.det(rotation).round()
-    blocks = []
-    for multiplicity, ir in irreps:
-        block = natural[ir.l] * (sign if ir.p != (-1) ** ir.l else 1)
-        blocks.extend([block] * multiplicity)
-    return torch.block_diag(*blocks) if blocks else torch.zeros(0, 0, dtype=torch.float64)

@@ -12,7 +12,7 @@ import torch
 
 from equiv.graph import collate
 from equiv.models import MODELS
-from equiv.testing.equivariance import random_rotation
+from equiv.so3 import random_rotations
 from equiv.testing.gradients import STENCIL
 from equiv.testing.subject import (
     Deviation,
@@ -44,7 +44,7 @@ def _rotated(subject: Subject, *, reflect: bool) -> list[Deviation]:
     generator = torch.Generator().manual_seed(subject.seed)
     out = []
     for name, atoms in subject.structures.items():
-        q = random_rotation(generator, reflect=reflect).numpy()
+        q = random_rotations(generator=generator, improper=reflect).numpy()
         turned = atoms.copy()
         turned.set_cell(atoms.cell.array @ q.T)
         turned.positions = atoms.positions @ q.T
@@ -271,24 +271,22 @@ def _save_and_load(subject: Subject) -> list[Deviation]:
 def _extensivity(subject: Subject) -> list[Deviation]:
     model, out = subject.model, []
     for name, atoms in subject.structures.items():
-        repeats = tuple(int(r) for r in np.where(atoms.pbc, (2, 1, 2), 1))
+        if not len(atoms):
+            continue
         o = subject.observations[name]
         if atoms.pbc.any():
-            n = int(np.prod(repeats))
-            large = observe(model, [atoms.repeat(repeats)])[0]
+            repeats = tuple(int(r) for r in np.where(atoms.pbc, (2, 1, 2), 1))
+            n, large = int(np.prod(repeats)), atoms.repeat(repeats)
         else:  # two copies that do not see each other
-            n = 2
-            copy_ = atoms.copy()
-            copy_.positions += 4 * model.cutoff + 4 * np.ptp(atoms.positions, axis=0).max(
-                initial=0.0
-            )
-            large = observe(model, [atoms + copy_])[0]
+            far = atoms.copy()
+            far.positions += 4 * model.cutoff + 4 * np.ptp(atoms.positions)
+            n, large = 2, atoms + far
         expected = Observation(
             n * o.energy, np.tile(o.energies, n), np.tile(o.forces, (n, 1)), n * o.virials
         )
         out += [
             Deviation(f"{d.what} repeated {n} times", d.error / n)
-            for d in subject.deviations(name, large, expected)
+            for d in subject.deviations(name, observe(model, [large])[0], expected)
         ]
     return out
 

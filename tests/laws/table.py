@@ -1,0 +1,399 @@
+"""Every layer and every model, once: what to build, what to feed it, and how its tensors turn.
+
+A new layer joins all laws with one entry here; ``test_everything_is_in_the_table.py`` fails until
+it does.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from equiv.message_passing.convolution import ClebschGordanConvolution
+from equiv.models import MACE, Model, build_model
+from equiv.models.mace import MACELayer
+from equiv.nn.cutoff import PolynomialCutoff
+from equiv.nn.linear import ElementLinear, SphericalLinear
+from equiv.nn.mlp import RadialMLP
+from equiv.nn.radial import BesselBasis, ChebyshevBasis
+from equiv.nn.readout import LinearReadout, NonlinearReadout
+from equiv.nn.zbl import ZBL
+from equiv.so3 import spherical_harmonics
+from equiv.tensor_products import (
+    ClebschGordanTensorProduct,
+    ManyBodyProduct,
+    PathTensorProduct,
+    ReferenceTensorProduct,
+    SymmetricPolynomial,
+)
+from equiv.testing import Spherical
+
+ATOMS, WIDTH, CHANNELS = 7, 4, 3
+SENDERS = torch.randint(ATOMS, (ATOMS, WIDTH), generator=torch.Generator().manual_seed(5))
+COUNTS = [3, 0, 4]  # atoms of each element, one of them absent
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer and everything the laws need to know about it.
+
+    Attributes:
+        name: for the test's title.
+        kind: the class that the entry covers.
+        build: a fresh layer; its weights depend on torch's random state alone.
+        inputs: floating tensors, from a generator, in float64.
+        behaviors_in: how each of them turns.
+        behaviors_out: how the results turn, one or a list.
+        call: how the layer is applied; by default to the inputs.
+        groups: lengths of consecutive rows that may be exchanged among themselves, if rows of the
+            first axis do not see each other; ``None`` if they do.
+        compiles: whether ``torch.compile(fullgraph=True)`` is tried.
+    """
+
+    name: str
+    kind: type[nn.Module]
+    build: Callable[[], nn.Module]
+    inputs: Callable[[torch.Generator], list[Tensor]]
+    behaviors_in: Sequence[Any]
+    behaviors_out: Any
+    call: Callable[..., Any] = lambda layer, *inputs: layer(*inputs)
+    groups: Sequence[int] | None = None
+    compiles: bool = True
+
+    def made(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """The layer with seeded weights; the global random state is left alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.build().to(dtype)
+
+    def given(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+        """Seeded inputs."""
+        # Not the seed of the weights, or the two would be the same numbers.
+        generator = torch.Generator().manual_seed(10**6 + seed)
+        return [x.to(dtype) for x in self.inputs(generator)]
+
+    def results(self, layer: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """What the layer makes of them, as a list."""
+        out = self.call(layer, *inputs)
+        return [out] if isinstance(out, Tensor) else list(out)
+
+
+class Harmonics(nn.Module):
+    """Spherical harmonics are a function; the laws are about modules."""
+
+    def __init__(self, l_max: int, normalize: bool = True) -> None:
+        super().__init__()
+        self.l_max, self.normalize = l_max, normalize
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return spherical_harmonics(self.l_max, vectors, normalize=self.normalize)
+
+
+def normal(*shape: int) -> Callable[[torch.Generator], list[Tensor]]:
+    return lambda g: [torch.randn(*shape, generator=g, dtype=torch.float64)]
+
+
+def distances(g: torch.Generator) -> list[Tensor]:
+    return [0.3 + 2.6 * torch.rand(12, generator=g, dtype=torch.float64)]
+
+
+def harmonics(l_max: int) -> str:
+    return str(o3.Irreps.spherical_harmonics(l_max))
+
+
+def per_degree(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors ``[atoms, m, channels]`` of one degree each, with the component last."""
+    return [x.mT for x in tensors]
+
+
+def convolution_inputs(l_in: int, l_edge: int, weights: int) -> Callable:
+    def inputs(g: torch.Generator) -> list[Tensor]:
+        vectors = torch.randn(ATOMS, WIDTH, 3, generator=g, dtype=torch.float64)
+        return [
+            torch.randn(ATOMS, (l_in + 1) ** 2, CHANNELS, generator=g, dtype=torch.float64),
+            spherical_harmonics(l_edge, vectors),
+            torch.randn(ATOMS, WIDTH, weights, generator=g, dtype=torch.float64),
+        ]
+
+    return inputs
+
+
+def zbl_inputs(g: torch.Generator) -> list[Tensor]:
+    return [0.45 + 0.45 * torch.rand(6, generator=g, dtype=torch.float64)]
+
+
+def zbl_call(layer: nn.Module, r: Tensor) -> Tensor:
+    numbers = torch.tensor([1, 6, 8])
+    receivers, senders = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([1, 2, 0, 2, 0, 1])
+    return layer(r, numbers, senders, receivers)
+
+
+def polynomial_call(layer: nn.Module, x: Tensor) -> Tensor:
+    i, j = torch.triu_indices(x.shape[-1], x.shape[-1])
+    return layer(x, x[..., i] * x[..., j], 1)
+
+
+def convolution(l_in: int, l_edge: int, l_out: int) -> Layer:
+    build = lambda: ClebschGordanConvolution(l_in, l_edge, l_out, CHANNELS)  # noqa: E731
+    return Layer(
+        f"ClebschGordanConvolution {l_in} x {l_edge} -> {l_out}",
+        ClebschGordanConvolution,
+        build,
+        convolution_inputs(l_in, l_edge, build().weight_numel),
+        [Spherical(l_in), harmonics(l_edge), None],
+        [f"1x{l}{'eo'[l % 2]}" for l in range(l_out + 1)],
+        call=lambda layer, x, y, w: per_degree(layer(x, y, w, SENDERS)),
+    )
+
+
+def tensor_product(
+    kind: type[PathTensorProduct], mode: str, weights: str = "internal", *, in2: str, out: str
+) -> Layer:
+    """Weights are ``internal``, ``shared`` (given once) or ``external`` (given for every row)."""
+    in1, rows = "3x0e + 3x1o + 3x2e", 6
+    build = lambda: kind(in1, in2, out, mode=mode, internal_weights=weights == "internal")  # noqa: E731
+
+    def inputs(g: torch.Generator) -> list[Tensor]:
+        product = build()
+        shapes = [(rows, product.irreps_in1.dim), (rows, product.irreps_in2.dim)]
+        if weights != "internal":
+            shapes.append((*[rows] * (weights == "external"), product.weight_numel))
+        return [torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes]
+
+    return Layer(
+        f"{kind.__name__} {mode}, {weights} weights",
+        kind,
+        build,
+        inputs,
+        [in1, in2, *([None] if weights != "internal" else [])],
+        out,
+        groups=None if weights == "shared" else [rows],
+        compiles=weights == "internal",  # of three alike one is enough
+    )
+
+
+def many_body(l_in: int, l_out: int, correlation: int) -> Layer:
+    return Layer(
+        f"ManyBodyProduct {l_in} -> {l_out}, correlation {correlation}",
+        ManyBodyProduct,
+        lambda: ManyBodyProduct(l_in, l_out, CHANNELS, correlation=correlation, num_elements=3),
+        normal(ATOMS, (l_in + 1) ** 2, CHANNELS),
+        [Spherical(l_in)],
+        Spherical(l_out),
+        call=lambda layer, x: layer(x, COUNTS),
+        groups=COUNTS,
+    )
+
+
+def mace_layer(*, residual: bool, degree_out: int) -> Layer:
+    l_in = 1 if residual else 0
+    return Layer(
+        f"MACELayer{', residual' if residual else ''} -> {degree_out}",
+        MACELayer,
+        lambda: MACELayer(
+            degree_in=l_in,
+            degree_out=degree_out,
+            edge_degree=2,
+            channels=CHANNELS,
+            correlation=2,
+            radial_widths=(5, 4),
+            num_elements=len(COUNTS),
+            mean_neighbors=float(WIDTH),
+            residual=residual,
+            product="clebsch_gordan",
+        ),
+        convolution_inputs(l_in, 2, 5),
+        [Spherical(l_in), harmonics(2), None],
+        Spherical(degree_out),
+        call=lambda layer, x, y, r: layer(x, y, r, SENDERS, COUNTS),
+    )
+
+
+LAYERS = [
+    Layer(
+        "spherical harmonics",
+        Harmonics,
+        lambda: Harmonics(4),
+        normal(9, 3),
+        ["vector"],
+        harmonics(4),
+        groups=[9],
+    ),
+    Layer(
+        "solid harmonics",
+        Harmonics,
+        lambda: Harmonics(3, normalize=False),
+        normal(9, 3),
+        ["vector"],
+        harmonics(3),
+        groups=[9],
+    ),
+    Layer(
+        "PolynomialCutoff",
+        PolynomialCutoff,
+        lambda: PolynomialCutoff(5),
+        lambda g: [torch.rand(9, generator=g, dtype=torch.float64)],
+        [None],
+        None,
+        groups=[9],
+    ),
+    Layer(
+        "BesselBasis",
+        BesselBasis,
+        lambda: BesselBasis(6, 3.0, PolynomialCutoff(5)),
+        distances,
+        [None],
+        None,
+        groups=[12],
+    ),
+    Layer(
+        "ChebyshevBasis",
+        ChebyshevBasis,
+        lambda: ChebyshevBasis(6, 3.0, PolynomialCutoff(6)),
+        distances,
+        [None],
+        None,
+        groups=[12],
+    ),
+    Layer(
+        "RadialMLP",
+        RadialMLP,
+        lambda: RadialMLP([5, 8, 6, 4]),
+        normal(9, 5),
+        [None],
+        None,
+        groups=[9],
+    ),
+    Layer(
+        "SphericalLinear",
+        SphericalLinear,
+        lambda: SphericalLinear(CHANNELS, 5, 2),
+        normal(ATOMS, 9, CHANNELS),
+        [Spherical(2)],
+        Spherical(2),
+        groups=[ATOMS],
+    ),
+    Layer(
+        "SphericalLinear, widths by degree",
+        SphericalLinear,
+        lambda: SphericalLinear([4, 2], 5, 1),
+        lambda g: [
+            torch.randn(ATOMS, 1, 4, generator=g, dtype=torch.float64),
+            torch.randn(ATOMS, 2, 3, generator=g, dtype=torch.float64),
+        ],
+        [None, "1o"],
+        Spherical(1),
+        call=lambda layer, x0, x1: layer([x0, x1.mT]),
+        groups=[ATOMS],
+    ),
+    Layer(
+        "ElementLinear",
+        ElementLinear,
+        lambda: ElementLinear(CHANNELS, 5, 2, num_elements=len(COUNTS)),
+        normal(ATOMS, 9, CHANNELS),
+        [Spherical(2)],
+        Spherical(2),
+        call=lambda layer, x: layer(x, COUNTS),
+        groups=COUNTS,
+    ),
+    Layer(
+        "LinearReadout",
+        LinearReadout,
+        lambda: LinearReadout(6),
+        normal(9, 6),
+        [None],
+        None,
+        groups=[9],
+    ),
+    Layer(
+        "NonlinearReadout",
+        NonlinearReadout,
+        lambda: NonlinearReadout(6, 4),
+        normal(9, 6),
+        [None],
+        None,
+        groups=[9],
+    ),
+    *(
+        tensor_product(kind, mode, weights, in2=in2, out=out)
+        for kind in (ClebschGordanTensorProduct, ReferenceTensorProduct)
+        for mode, in2, out in (
+            ("uvw", "2x0e + 1x1o + 1x1e", "2x0e + 1x1o + 2x2e + 1x1e"),
+            ("uvu", "2x0e + 1x1o", "3x0e + 3x1o + 3x2e + 3x2o"),
+            ("uuu", "3x0e + 3x1o", "3x0e + 3x1o + 3x1e + 3x2e"),
+        )
+        for weights in ("internal", "shared", "external")
+    ),
+    Layer(
+        "ClebschGordanTensorProduct, spherical layout",
+        ClebschGordanTensorProduct,
+        lambda: ClebschGordanTensorProduct(
+            "3x0e + 3x1o", "0e + 1o + 2e", "3x0e + 3x1o", mode="uvu"
+        ),
+        lambda g: [
+            torch.randn(6, 4, 3, generator=g, dtype=torch.float64),
+            torch.randn(6, 9, 1, generator=g, dtype=torch.float64),
+        ],
+        [Spherical(1), Spherical(2)],
+        Spherical(1),
+        call=lambda layer, x, y: layer.forward_spherical(x, y),
+        groups=[6],
+    ),
+    Layer("ZBL", ZBL, ZBL, zbl_inputs, [None], None, call=zbl_call),
+    convolution(0, 2, 2),
+    convolution(1, 2, 2),
+    convolution(2, 3, 3),
+    many_body(2, 1, 1),
+    many_body(2, 2, 2),
+    many_body(2, 1, 3),
+    many_body(1, 1, 4),
+    Layer(
+        "SymmetricPolynomial",
+        SymmetricPolynomial,
+        lambda: SymmetricPolynomial(2, 1, CHANNELS, correlation=3, num_elements=2),
+        normal(CHANNELS, ATOMS, 9),
+        [harmonics(2)],
+        "1o",
+        call=polynomial_call,
+    ),
+    mace_layer(residual=False, degree_out=1),
+    mace_layer(residual=True, degree_out=1),
+    mace_layer(residual=True, degree_out=0),
+]
+
+
+def mace(**choice: Any) -> Model:
+    """A small MACE with random float64 weights."""
+    recipe = dict(
+        elements=["H", "C", "O"],
+        cutoff=4.0,
+        channels=4,
+        edge_degree=2,
+        correlation=2,
+        num_radial=5,
+        radial_hidden=[8],
+        readout_hidden=4,
+        mean_neighbors=8.0,
+        reference_energies={"H": -13.6, "C": -1029.3, "O": -2041.7},
+        scale=1.7,
+        shift=-0.4,
+    )
+    return build_model("mace", seed=3, dtype=torch.float64, **{**recipe, **choice})
+
+
+MODELS: dict[str, Callable[[], Model]] = {
+    "MACE": lambda: mace(correlation=3),
+    "MACE of scalars, edges of degree 3": lambda: mace(
+        hidden_degree=0, edge_degree=3, product="clebsch_gordan"
+    ),
+    "MACE of tensors, three layers, Chebyshev": lambda: mace(
+        hidden_degree=2, layers=3, radial_basis="chebyshev", cutoff_power=6
+    ),
+    "MACE of one layer, four-body, ZBL": lambda: mace(
+        layers=1, edge_degree=1, correlation=4, zbl=True
+    ),
+}
+MODEL_KINDS = (MACE,)

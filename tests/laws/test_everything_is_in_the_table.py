@@ -1,0 +1,60 @@
+"""No layer and no model escapes the laws."""
+
+import importlib
+import inspect
+import pkgutil
+
+import torch
+
+import equiv.message_passing
+import equiv.models
+import equiv.nn
+import equiv.tensor_products
+from equiv.constants import ExactConstants
+from equiv.models import MODELS as REGISTRY
+from equiv.models import Model
+from equiv.tensor_products import PathTensorProduct, TensorProduct
+
+from .table import LAYERS, MODEL_KINDS, MODELS
+
+# Bases that compute nothing themselves.
+BASES = {ExactConstants, TensorProduct, PathTensorProduct}
+PACKAGES = (equiv.nn, equiv.message_passing, equiv.tensor_products, equiv.models)
+
+
+def public_modules():
+    """Concrete public ``nn.Module`` classes defined in the packages, wherever they are exported."""
+    found = set()
+    for package in PACKAGES:
+        for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            module = importlib.import_module(info.name)
+            for name, kind in inspect.getmembers(module, inspect.isclass):
+                if (
+                    issubclass(kind, torch.nn.Module)
+                    and kind.__module__ == info.name
+                    and not name.startswith("_")
+                    and not inspect.isabstract(kind)
+                ):
+                    found.add(kind)
+    return found - BASES
+
+
+def test_every_public_module_is_in_the_table():
+    covered = {entry.kind for entry in LAYERS} | set(MODEL_KINDS)
+    missing = sorted(f"{k.__module__}.{k.__name__}" for k in public_modules() - covered)
+    assert not missing, f"add to tests/laws/table.py: {', '.join(missing)}"
+
+
+def test_the_search_finds_what_is_known_to_be_there():
+    names = {kind.__name__ for kind in public_modules()}
+    assert {"BesselBasis", "SphericalLinear", "ManyBodyProduct", "MACE"} <= names
+
+
+def test_every_registered_model_is_in_the_table():
+    assert set(REGISTRY.values()) <= {type(build()) for build in MODELS.values()}
+    assert all(issubclass(kind, Model) for kind in REGISTRY.values())
+
+
+def test_names_in_the_table_are_unique():
+    names = [entry.name for entry in LAYERS]
+    assert len(set(names)) == len(names)
