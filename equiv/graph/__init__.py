@@ -1,4 +1,4 @@
-"""Atoms as graphs."""
+"""Atoms to graphs: neighbour search, batches and receiver-sorted blocks."""
 
 from equiv.graph.atom_graph import AtomGraph, collate
 from equiv.graph.neighbors import NeighborList, neighbor_list
