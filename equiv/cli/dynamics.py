@@ -12,11 +12,7 @@ from ase.io import Trajectory, write
 from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
 from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT
-from ase.md.velocitydistribution import (
-    MaxwellBoltzmannDistribution,
-    Stationary,
-    ZeroRotation,
-)
+from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 
 from equiv.cli.progress import Progress
@@ -41,7 +37,8 @@ class Dynamics:
             start = "velocities from the file"
         else:
             start = f"random velocities at {args.temperature:g} K (seed {args.seed})"
-            MaxwellBoltzmannDistribution(atoms, temperature_K=args.temperature, rng=velocities)
+            spread = np.sqrt(units.kB * args.temperature * atoms.get_masses())[:, None]
+            atoms.set_momenta(spread * velocities.standard_normal((len(atoms), 3)))
             if not atoms.constraints and len(atoms) > 1:
                 Stationary(atoms)
                 if not atoms.pbc.any() and len(atoms) > 2:

@@ -20,7 +20,7 @@ from equiv.errors import EquivError
 from equiv.graph import AtomGraph, collate
 from equiv.graph.verlet import VerletList
 from equiv.integrations.ase_plugin import register
-from equiv.models.file import load_model
+from equiv.models.file import dtype_named, load_model, usable_device
 from equiv.models.interface import Model
 
 
@@ -82,10 +82,8 @@ class EquivCalculator(Calculator):
         super().__init__()
         if isinstance(model, Model):
             source = model.name
-            model = copy.deepcopy(model)
-            model = (
-                model.to(device=device) if dtype is None else model.to(device=device, dtype=dtype)
-            )
+            chosen = model.dtype if dtype is None else dtype_named(dtype)
+            model = copy.deepcopy(model).to(device=usable_device(device), dtype=chosen)
         else:
             source = os.fspath(model)
             model = load_model(model, dtype=dtype, device=device)
@@ -108,7 +106,8 @@ class EquivCalculator(Calculator):
     ) -> None:
         """Evaluate the model; called by ASE."""
         super().calculate(atoms, list(properties), list(system_changes))
-        assert self.atoms is not None
+        if self.atoms is None:
+            raise EquivError("the calculator has no atoms yet; set atoms.calc and ask the atoms")
         asked = set(properties)
         has_stress = _has_stress(self.atoms)
         if asked & {"stress", "stresses"} and not has_stress:

@@ -10,7 +10,7 @@ ASE collects the entry points of the group `ase.plugins`, of which this module i
 
 from typing import Any
 
-__all__ = ["__ase_plugins__", "main", "register"]
+__all__ = ["main", "register"]
 
 
 def register() -> None:
@@ -31,15 +31,18 @@ def main() -> None:
     ase_main()
 
 
-def _plugins() -> set[Any]:
-    try:
-        from ase._4.plugins.plugin import CalculatorPlugin
-    except ImportError:  # an ASE from before its plug-ins
-        return set()
+def __getattr__(name: str) -> Any:
+    """Make the plug-ins when ASE asks for them, and not before.
+
+    Importing ASE's plug-in classes makes ASE collect all plug-ins at once. Done while this module
+    is imported, it would find this module half made and pass over it.
+    """
+    if name != "__ase_plugins__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ase._4.plugins.plugin import CalculatorPlugin
+
     return {CalculatorPlugin(name="equiv", implementation="equiv.integrations.ase.EquivCalculator")}
 
-
-__ase_plugins__ = _plugins()
 
 if __name__ == "__main__":
     main()

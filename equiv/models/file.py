@@ -124,8 +124,8 @@ def load_model(
             its weights do not fit.
         EquivError: if `dtype` or `device` cannot be used.
     """
-    chosen = None if dtype is None else _dtype(dtype)
-    place = _device(device)
+    chosen = None if dtype is None else dtype_named(dtype)
+    place = usable_device(device)
     with _open(path) as file, _naming(path):
         header, size = _read_header(file)
         model = _build(header)
@@ -336,14 +336,16 @@ def _fill(model: "Model", tensors: dict[str, Tensor]) -> None:
     model.load_state_dict(tensors, strict=True)
 
 
-def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+def dtype_named(dtype: torch.dtype | str) -> torch.dtype:
+    """`float32` or `float64`, by name or as it is; an EquivError otherwise."""
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise EquivError(f"dtype should be float32 or float64, got {dtype}")
     return DTYPES[name]
 
 
-def _device(device: torch.device | str) -> torch.device:
+def usable_device(device: torch.device | str) -> torch.device:
+    """A device that exists here, by name or as it is; an EquivError otherwise."""
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
