@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping
 from itertools import permutations
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ase.data import chemical_symbols
-from e3nn import o3
 from e3nn.math import normalize2mom
 from jaxtyping import Float
 from torch import Tensor
@@ -17,7 +16,8 @@ from equiv.models import MACE
 from equiv.models.mace import MACELayer
 from equiv.nn import LinearReadout, NonlinearReadout
 from equiv.nn.mlp import SILU_GAIN
-from equiv.so3 import symmetric_couplings
+from equiv.so3 import natural_irreps, parse_irreps, spherical_shape, symmetric_couplings
+from equiv.tensor_products import SymmetricPolynomial
 
 # What a configuration may say about parts of mace-torch that our model does not have.
 _ONLY: dict[str, tuple[Any, ...]] = {
@@ -111,6 +111,8 @@ def mace_from_state_dict(state: Mapping[str, Tensor], configuration: Mapping[str
         (embedding,) = weights.blocks("node_embedding.linear.weight", [shape])
         model.embedding.copy_(embedding[order])
         for t, (layer, readout) in enumerate(zip(model.layers, model.readouts, strict=True)):
+            assert isinstance(layer, MACELayer)
+            assert isinstance(readout, LinearReadout | NonlinearReadout)
             _convert_layer(layer, weights, t, order)
             _convert_readout(readout, weights, f"readouts.{t}")
     _check_radial_basis(model, weights)
@@ -190,8 +192,8 @@ def _recipe(state: Mapping[str, Tensor], configuration: Mapping[str, Any]) -> di
             f"mace-torch models with several heads ({', '.join(heads)}) cannot be converted"
         )
     channels, hidden_degree = _hidden(configuration["hidden_irreps"])
-    readout = o3.Irreps(configuration["MLP_irreps"])
-    if readout.lmax > 0 or readout.dim != readout.count("0e"):
+    readout = parse_irreps(configuration["MLP_irreps"], "MLP_irreps")
+    if not readout.dim or any(str(ir) != "0e" for _, ir in readout):
         raise EquivError(f"MLP_irreps must be even scalars such as 16x0e, got {readout}")
     numbers = [int(z) for z in configuration["atomic_numbers"]]
     weights = _Weights(state)
@@ -232,12 +234,12 @@ def _recipe(state: Mapping[str, Tensor], configuration: Mapping[str, Any]) -> di
 
 
 def _hidden(irreps: Any) -> tuple[int, int]:
-    hidden = o3.Irreps(irreps)
-    channels, degree = hidden[0].mul, hidden.lmax
-    if hidden != o3.Irreps([(channels, (l, (-1) ** l)) for l in range(degree + 1)]):
+    hidden = parse_irreps(irreps, "hidden_irreps")
+    degree, channels = spherical_shape(hidden, "hidden_irreps")
+    if hidden != natural_irreps(degree, channels):
         raise EquivError(
-            "hidden_irreps must have the same number of channels for every degree, with natural "
-            f"parity and in order, such as 64x0e + 64x1o; got {hidden}"
+            "hidden_irreps must name every degree once and in order, such as 64x0e + 64x1o; "
+            f"got {hidden}"
         )
     return channels, degree
 
@@ -269,11 +271,13 @@ def _convert_layer(layer: MACELayer, weights: _Weights, t: int, order: list[int]
             weight.copy_(matrix)
 
     gain = _e3nn_silu_gain() / SILU_GAIN
-    for k, weight in enumerate(layer.radial_mlp.weights):
-        matrix = weights.blocks(f"{here}.conv_tp_weights.layer{k}.weight", [tuple(weight.shape)])[0]
+    radial = list(layer.radial_mlp.weights)
+    for k, weight in enumerate(radial):
+        name = f"{here}.conv_tp_weights.layer{k}.weight"
+        (matrix,) = weights.blocks(name, [tuple(weight.shape)])
         weight.copy_(matrix if k == 0 else gain * matrix)
-    signs = weight.new_tensor([(-1.0) ** l2 for _, l2, _ in layer.convolution.paths])
-    weight.mul_(signs.repeat_interleave(layer.convolution.channels))
+    signs = torch.tensor([(-1.0) ** l2 for _, l2, _ in layer.convolution.paths])
+    radial[-1].mul_(signs.repeat_interleave(layer.convolution.channels))
 
     _, degrees, channels_in, channels_out = layer.skip.weight.shape
     shapes = [(channels_in, len(order), channels_out)] * degrees
@@ -281,6 +285,7 @@ def _convert_layer(layer: MACELayer, weights: _Weights, t: int, order: list[int]
         layer.skip.weight[:, l] = matrix[:, order].transpose(0, 1)
 
     for l, polynomial in enumerate(layer.product.polynomials):
+        assert isinstance(polynomial, SymmetricPolynomial)
         name = f"products.{t}.symmetric_contractions.contractions.{l}"
         top = polynomial.correlation
         for nu, weight in enumerate(polynomial.weights, start=1):
@@ -304,7 +309,7 @@ def _projection(
             f"{name}: U has shape {tuple(theirs.shape)}, expected {tuple(ours.shape[1:])} and paths"
         )
     orders = list(permutations(range(1, nu + 1)))
-    symmetric = sum(theirs.permute(0, *p, nu + 1) for p in orders) / len(orders)
+    symmetric = torch.stack([theirs.permute(0, *p, nu + 1) for p in orders]).mean(0)
     matrix, target = ours.flatten(1).T, symmetric.reshape(-1, theirs.shape[-1])
     projection = matrix.T @ target  # our basis is orthonormal
     residual = (matrix @ projection - target).abs().max().item() if target.numel() else 0.0
@@ -337,7 +342,7 @@ def _convert_readout(
 
 def _e3nn_silu_gain() -> float:
     """The factor before SiLU in every e3nn network: a fixed Monte Carlo estimate of ours."""
-    return float(normalize2mom(torch.nn.functional.silu).cst)
+    return float(cast(float, normalize2mom(torch.nn.functional.silu).cst))
 
 
 def _check_radial_basis(model: MACE, weights: _Weights) -> None:

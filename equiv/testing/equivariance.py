@@ -56,7 +56,7 @@ def assert_equivariant(
     inputs: Sequence[Tensor],
     *,
     behaviors_in: Sequence[Behavior],
-    behaviors_out: Behavior | Sequence[Behavior],
+    behaviors_out: Behavior | list[Behavior],
     tolerance: float | None = None,
     rotations: int = 3,
     seed: int = 0,
@@ -93,7 +93,9 @@ def assert_equivariant(
     if len(inputs) != len(behaviors_in):
         raise ValueError(f"{len(inputs)} inputs but {len(behaviors_in)} behaviors_in")
     expected = _as_list(function(*inputs))
-    behaviors = list(behaviors_out) if isinstance(behaviors_out, (list, tuple)) else [behaviors_out]
+    behaviors: list[Behavior] = (
+        list(behaviors_out) if isinstance(behaviors_out, list) else [behaviors_out]
+    )
     if len(expected) != len(behaviors):
         raise ValueError(
             f"the function has {len(expected)} outputs but behaviors_out names {len(behaviors)}"
