@@ -6,6 +6,10 @@ that cannot be used, 70 the loss was no longer a number, 75 stopped by a signal 
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXAMPLE = """\
 examples:
@@ -40,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", action="store_true", help="check the recipe, print it in full and stop"
     )
+    parser.add_argument("--no-report", action="store_true", help="make no plots and no report.html")
     parser.add_argument("--quiet", "-q", action="store_true", help="print errors only")
 
 
@@ -54,14 +59,21 @@ def run(args: argparse.Namespace) -> int:
         print(yaml.safe_dump(recipe.to_dict(), sort_keys=False), end="")
         return 0
 
-    from rich.console import Console
-
     from equiv.train.job import TrainingDiverged
     from equiv.train.job import run as train
 
     try:
-        result = train(recipe, console=None if args.quiet else Console())
+        result = train(
+            recipe, console=None if args.quiet else _console(), report=not args.no_report
+        )
     except TrainingDiverged as error:
         print(f"error: {error}", file=sys.stderr)
         return DIVERGED
     return 0 if result.finished else INTERRUPTED
+
+
+def _console() -> "Console":
+    """The terminal, or a file of a width that tables fit into."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=120)

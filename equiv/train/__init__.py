@@ -14,7 +14,16 @@ _HOME = {
     "run": "equiv.train.job",
 }
 
-__all__ = ["Metrics", "Recipe", "Result", "Trainer", "TrainingDiverged", "evaluate_model", "load_recipe", "run"]
+__all__ = [
+    "Metrics",
+    "Recipe",
+    "Result",
+    "Trainer",
+    "TrainingDiverged",
+    "evaluate_model",
+    "load_recipe",
+    "run",
+]
 
 if TYPE_CHECKING:
     from equiv.train.job import Result, TrainingDiverged, run
@@ -27,5 +36,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     # Recipes are checked before anything heavy is imported, so the heavy names are fetched when they are used.
     if name not in _HOME:
-        raise AttributeError(f"module 'equiv.train' has no attribute {name!r}; it offers {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'equiv.train' has no attribute {name!r}; it offers {', '.join(__all__)}"
+        )
     return getattr(import_module(_HOME[name]), name)

@@ -47,12 +47,18 @@ class Checkpoint:
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors of one part, without its prefix."""
         prefix = name + "/"
-        return {key[len(prefix) :]: value for key, value in self.tensors.items() if key.startswith(prefix)}
+        return {
+            key[len(prefix) :]: value
+            for key, value in self.tensors.items()
+            if key.startswith(prefix)
+        }
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint and keep the one before it; at no moment is there none."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()
+    }
     metadata = {
         "format": "equiv checkpoint",
         "format_version": str(FORMAT_VERSION),
@@ -93,7 +99,9 @@ def load_checkpoint(folder: Path, complain: Callable[[str], None]) -> Checkpoint
             complain(f"{NAME} is missing; continuing from the previous checkpoint, {name}")
         return checkpoint
     if problems:
-        raise CheckpointError("; ".join(problems) + f"; delete the checkpoints in {folder} to start over")
+        raise CheckpointError(
+            "; ".join(problems) + f"; delete the checkpoints in {folder} to start over"
+        )
     return None
 
 
@@ -108,8 +116,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
         (length,) = struct.unpack("<Q", content[:8])
         metadata: Mapping[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
         tensors = safetensors.torch.load(content)
-    except (OSError, struct.error, ValueError, AttributeError, safetensors.SafetensorError, MemoryError) as error:
-        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]})") from None
+    except (
+        OSError,
+        struct.error,
+        ValueError,
+        AttributeError,
+        safetensors.SafetensorError,
+        MemoryError,
+    ) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}: {str(error)[:200]})"
+        ) from None
     if metadata.get("format") != "equiv checkpoint":
         raise CheckpointError(f"{path} is not a checkpoint of equiv")
     version = metadata.get("format_version", "")
@@ -123,7 +140,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(tensors, json.loads(metadata["state"]))
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]
+) -> dict[str, Tensor]:
     """The optimizer's moments and step counters as `parameter name/moment`."""
     found: dict[str, Tensor] = {}
     for parameter, moments in optimizer.state.items():
@@ -133,14 +152,18 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, s
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor],
 ) -> None:
     """Put stored moments back; each keeps the dtype it was stored in."""
     optimizer.state.clear()
     for key, value in tensors.items():
         name, moment = key.rsplit("/", 1)
         if name not in parameters:
-            raise CheckpointError(f"the checkpoint holds optimizer state for {name}, which the model does not have")
+            raise CheckpointError(
+                f"the checkpoint holds optimizer state for {name}, which the model does not have"
+            )
         parameter = parameters[name]
         # The step counter stays on the CPU, where torch keeps it.
         placed = value.clone() if moment == "step" else value.to(parameter.device, copy=True)

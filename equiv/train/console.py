@@ -39,16 +39,22 @@ class RunConsole:
     def warn(self, text: str) -> None:
         """Something the user should know, visibly."""
         self.warnings.append(text)
-        self.console.print(f"[bold yellow]warning[/]   {escape(text)}", highlight=False, soft_wrap=True)
+        self.console.print(
+            f"[bold yellow]warning[/]   {escape(text)}", highlight=False, soft_wrap=True
+        )
 
     def header(self, *, energy: bool, forces: bool, stress: bool) -> None:
         """The head of the epoch table."""
         self._columns = ["epoch", "time", "left", "loss"]
-        self._columns += ["E train", "E valid"] * energy + ["F train", "F valid"] * forces + ["S valid"] * stress
+        self._columns += (
+            ["E train", "E valid"] * energy + ["F train", "F valid"] * forces + ["S valid"] * stress
+        )
         self._columns += ["lr", ""]
         units = {"E": "meV/atom", "F": "meV/A", "S": "GPa"}
         self._line(self._columns, style="bold")
-        self._line([units.get(name[:1], "") if " " in name else "" for name in self._columns], style="dim")
+        self._line(
+            [units.get(name[:1], "") if " " in name else "" for name in self._columns], style="dim"
+        )
 
     def row(self, row: Mapping[str, Any], *, left: float | None, best: bool) -> None:
         """One epoch: root mean square errors on the training batches as they went by, and on the validation set."""
@@ -69,7 +75,9 @@ class RunConsole:
 
     def _line(self, cells: Sequence[str], style: str = "") -> None:
         widths = [1 if name == "" else 6 if name == "epoch" else 9 for name in self._columns]
-        text = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
+        text = " ".join(
+            f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)
+        ).rstrip()
         self.console.print(escape(text), style=style, highlight=False, soft_wrap=True)
 
     @contextmanager
@@ -91,13 +99,21 @@ class RunConsole:
             finally:
                 self.progress = None
 
-    def step(self, epoch: int, done: int, total: int, *, speed: float | None, left: float | None) -> None:
+    def step(
+        self, epoch: int, done: int, total: int, *, speed: float | None, left: float | None
+    ) -> None:
         """Move the bar, or in a file print a sign of life now and then."""
-        note = ("" if speed is None else f"{speed:.3g} s/step") + ("" if left is None else f"   {clock(left)} left")
+        note = ("" if speed is None else f"{speed:.3g} s/step") + (
+            "" if left is None else f"   {clock(left)} left"
+        )
         if self.progress is not None:
-            self.progress.update(self._task, description=f"epoch {epoch}", completed=done, total=total, note=note)
+            self.progress.update(
+                self._task, description=f"epoch {epoch}", completed=done, total=total, note=note
+            )
         elif monotonic() - self._last_sign > HEARTBEAT:
-            self.console.print(f"  epoch {epoch}: step {done} of {total}, {note}", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"  epoch {epoch}: step {done} of {total}, {note}", highlight=False, soft_wrap=True
+            )
             self._last_sign = monotonic()
 
     def sign_given(self) -> None:
@@ -109,12 +125,19 @@ class RunConsole:
         table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
         table.add_column("")
         table.add_column("frames", justify="right")
-        present = [name for name in ERROR_COLUMNS if any(name in metrics for metrics in splits.values())]
+        present = [
+            name for name in ERROR_COLUMNS if any(name in metrics for metrics in splits.values())
+        ]
         for name in present:
             table.add_column(ERROR_COLUMNS[name][0], justify="right")
         for split, metrics in splits.items():
-            for label, part in [(split, metrics), *((f"  {g}", m) for g, m in metrics.get("groups", {}).items())]:
-                table.add_row(label, str(part["frames"]), *(error_cell(part, name) for name in present))
+            for label, part in [
+                (split, metrics),
+                *((f"  {g}", m) for g, m in metrics.get("groups", {}).items()),
+            ]:
+                table.add_row(
+                    label, str(part["frames"]), *(error_cell(part, name) for name in present)
+                )
         self.console.print(table)
 
 
@@ -146,7 +169,13 @@ def _significant(value: float) -> str:
     if value != value:
         return "-"
     magnitude = abs(value)
-    return f"{value:.0f}" if magnitude >= 100 else f"{value:.1f}" if magnitude >= 10 else f"{value:.3g}"
+    return (
+        f"{value:.0f}"
+        if magnitude >= 100
+        else f"{value:.1f}"
+        if magnitude >= 10
+        else f"{value:.3g}"
+    )
 
 
 def _milli(value: float | None) -> str:

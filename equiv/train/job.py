@@ -31,7 +31,14 @@ from equiv.train.recipe import Recipe
 from equiv.train.recipe_load import load_recipe
 
 # What may change between a run and its continuation. Everything else would make it a different run.
-MAY_CHANGE = ("train.epochs", "train.max_time", "train.patience", "train.checkpoint_interval", "train.threads", "card")
+MAY_CHANGE = (
+    "train.epochs",
+    "train.max_time",
+    "train.patience",
+    "train.checkpoint_interval",
+    "train.threads",
+    "card",
+)
 # Where the data lie may change too: what counts is their content, and that has a fingerprint.
 PLACES = ("data.train", "data.valid", "data.test", "output")
 WORST = 20  # structures in worst.xyz
@@ -70,6 +77,7 @@ def run(
     *,
     output: str | Path | None = None,
     console: Console | None = None,
+    report: bool = True,
 ) -> Result:
     """Train a potential. Running the same thing again continues an interrupted run, and shows the results of a finished one.
 
@@ -78,6 +86,7 @@ def run(
         overrides: texts such as `train.learning_rate=1e-3`.
         output: folder of the run, instead of the recipe's.
         console: a rich console that shows the progress; silent without.
+        report: make the plots and `report.html` at the end.
 
     Raises:
         RecipeError: the recipe has unknown keys or values that cannot be used, or differs from that of the run it would
@@ -88,7 +97,9 @@ def run(
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, output=output)
     elif overrides or output is not None:
-        raise RecipeError("overrides and output go into load_recipe when the recipe is a Recipe already")
+        raise RecipeError(
+            "overrides and output go into load_recipe when the recipe is a Recipe already"
+        )
     folder = recipe.run_folder
     _make_folder(folder)
     with (
@@ -96,18 +107,21 @@ def run(
         own_settings(threads=recipe.train.threads, deterministic=recipe.train.deterministic),
         own_randomness(recipe.train.seed),
     ):
-        return _Run(recipe, folder, RunConsole(console)).run()
+        return _Run(recipe, folder, RunConsole(console), report=report).run()
 
 
 class _Run:
     """One call of `run`."""
 
-    def __init__(self, recipe: Recipe, folder: Path, console: RunConsole) -> None:
-        self.recipe, self.folder, self.console = recipe, folder, console
+    def __init__(self, recipe: Recipe, folder: Path, console: RunConsole, *, report: bool) -> None:
+        self.recipe, self.folder, self.console, self.report = recipe, folder, console, report
 
     def run(self) -> Result:
         console, folder = self.console, self.folder
-        console.fact("run", f"{folder}   seed {self.recipe.train.seed}   equiv {__version__}, torch {torch.__version__}")
+        console.fact(
+            "run",
+            f"{folder}   seed {self.recipe.train.seed}   equiv {__version__}, torch {torch.__version__}",
+        )
         checkpoint = load_checkpoint(folder, console.warn)
         if checkpoint is not None:
             self._compare(checkpoint)
@@ -123,24 +137,33 @@ class _Run:
         if checkpoint is None:
             self._write_recipe(prepared.recipe)
             edges = trainer.rehearse()
-            console.fact("memory", f"the largest possible batch ({edges} edges) ran through forward and backward")
-            trainer.log.cut([0, 0])
+            console.fact(
+                "memory",
+                f"the largest possible batch ({edges} edges) ran through forward and backward",
+            )
         else:
             trainer.restore(checkpoint)
             position = trainer.position
             console.fact(
-                "resume", f"epoch {position.epoch}, step {position.step}, after {clock(position.elapsed)} of training"
+                "resume",
+                f"epoch {position.epoch}, step {position.step}, after {clock(position.elapsed)} of training",
             )
         if checkpoint is None or not self._done(trainer):
             if checkpoint is not None:
                 self._write_recipe(prepared.recipe)
-            reason = self._fit(trainer, prepared, resumed=checkpoint is not None)
+            reason = self._fit(trainer, prepared)
             if trainer.position.finished is None:
-                console.fact("stopped", f"{reason}; everything is saved - run the same command again to continue")
+                console.fact(
+                    "stopped",
+                    f"{reason}; everything is saved - run the same command again to continue",
+                )
                 self._save_model(trainer, prepared, {})
                 return self._result(False, reason, {}, trainer)
         else:
-            console.fact("finished", "this run is complete; raise train.epochs, max_time or patience to continue it")
+            console.fact(
+                "finished",
+                "this run is complete; raise train.epochs, max_time or patience to continue it",
+            )
             if (stored := self._stored_metrics()) is not None:
                 console.errors("errors", stored)
                 return self._result(True, str(trainer.position.finished), stored, trainer)
@@ -233,14 +256,12 @@ class _Run:
             return recipe.patience is not None and position.waiting >= recipe.patience
         return False
 
-    def _fit(self, trainer: Trainer, prepared: Prepared, *, resumed: bool) -> str:
+    def _fit(self, trainer: Trainer, prepared: Prepared) -> str:
         learned = prepared.learned
-        trainer.log.event(
-            "resume" if resumed else "start",
-            {"epoch": trainer.position.epoch, "step": trainer.position.step, "equiv": __version__},
-        )
         self.console.header(
-            energy=learned.energy is not None, forces=learned.forces is not None, stress=learned.stress is not None
+            energy=learned.energy is not None,
+            forces=learned.forces is not None,
+            stress=learned.stress is not None,
         )
         try:
             return trainer.fit()
@@ -250,7 +271,9 @@ class _Run:
             ase.io.write(path, [labelled(frame) for frame in frames], format="extxyz")
             names = ", ".join(where(frame) for frame in frames[:10])
             more = f" and {len(frames) - 10} more" if len(frames) > 10 else ""
-            raise TrainingDiverged(f"{error}\n  structures: {names}{more}\n  written to {path}") from error
+            raise TrainingDiverged(
+                f"{error}\n  structures: {names}{more}\n  written to {path}"
+            ) from error
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(error) from error
 
@@ -260,7 +283,10 @@ class _Run:
         """Evaluate the best weights on every split, and write model, errors, plots and report."""
         console, position = self.console, trainer.position
         reason = str(position.finished)
-        console.fact("done", f"{_REASONS[reason]}; best epoch {position.best_epoch}, {clock(position.elapsed)} of training")
+        console.fact(
+            "done",
+            f"{_REASONS[reason]}; best epoch {position.best_epoch}, {clock(position.elapsed)} of training",
+        )
         started = monotonic()
         evaluations: dict[str, Evaluation] = {}
         with trainer.with_best():
@@ -272,21 +298,30 @@ class _Run:
         metrics = {name: evaluation.metrics.to_dict() for name, evaluation in evaluations.items()}
         document = {
             "splits": metrics,
-            "units": {"energy": "eV", "energy_per_atom": "eV/atom", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"},
+            "units": {
+                "energy": "eV",
+                "energy_per_atom": "eV/atom",
+                "forces": "eV/Angstrom",
+                "stress": "eV/Angstrom^3",
+            },
             "training": self._training_facts(trainer, prepared),
         }
         write_bytes(self.folder / "metrics.json", (json.dumps(document, indent=1) + "\n").encode())
         self._save_model(trainer, prepared, metrics)
-        trainer.log.event("end", {"reason": reason, "best_epoch": position.best_epoch, "splits": metrics})
+        trainer.log.event(
+            "end", {"reason": reason, "best_epoch": position.best_epoch, "splits": metrics}
+        )
         console.errors(f"errors of the best epoch, {position.best_epoch}", metrics)
         last = prepared.splits[-1]
         worst = worst_frames(last, evaluations[last.name])
         if worst:
             ase.io.write(self.folder / "worst.xyz", worst, format="extxyz")
-        self._pictures(trainer, prepared, evaluations, document)
+        if self.report:
+            self._pictures(trainer, prepared, evaluations, document)
         console.fact("evaluated", f"in {clock(monotonic() - started)}")
         console.fact("model", str(self.folder / "model.safetensors"))
-        console.fact("report", str(self.folder / "report.html"))
+        if self.report:
+            console.fact("report", str(self.folder / "report.html"))
         return self._result(True, reason, metrics, trainer)
 
     def _training_facts(self, trainer: Trainer, prepared: Prepared) -> dict[str, Any]:
@@ -308,7 +343,11 @@ class _Run:
         card = {
             **self.recipe.card,
             "recipe": self.recipe.to_dict(),
-            "data": {"structures": sizes, "fingerprint": prepared.fingerprint, "labels": str(prepared.train.dataset.labels)},
+            "data": {
+                "structures": sizes,
+                "fingerprint": prepared.fingerprint,
+                "labels": str(prepared.train.dataset.labels),
+            },
             "reference_energies_from": prepared.reference.how,
             "training": self._training_facts(trainer, prepared),
             "errors": dict(errors),
@@ -317,7 +356,11 @@ class _Run:
             save_model(trainer.model, self.folder / "model.safetensors", card=card)
 
     def _pictures(
-        self, trainer: Trainer, prepared: Prepared, evaluations: Mapping[str, Evaluation], document: Mapping[str, Any]
+        self,
+        trainer: Trainer,
+        prepared: Prepared,
+        evaluations: Mapping[str, Evaluation],
+        document: Mapping[str, Any],
     ) -> None:
         """Plots and report. They come last, and a failure in them is loud but costs no results."""
         try:
@@ -331,11 +374,18 @@ class _Run:
                 document=document,
                 recipe=relocated(prepared.recipe, self.folder),
                 evaluations=evaluations,
-                names={split.name: [where(frame) for frame in split.dataset] for split in prepared.splits},
+                names={
+                    split.name: [where(frame) for frame in split.dataset]
+                    for split in prepared.splits
+                },
                 warnings=self.console.warnings,
             )
-        except Exception as error:  # matplotlib fails in many ways, and none of them may cost a trained model
-            self.console.warn(f"the plots or the report could not be made: {type(error).__name__}: {error}")
+        except (
+            Exception
+        ) as error:  # matplotlib fails in many ways, and none of them may cost a trained model
+            self.console.warn(
+                f"the plots or the report could not be made: {type(error).__name__}: {error}"
+            )
 
     def _stored_metrics(self) -> dict[str, Any] | None:
         path = self.folder / "metrics.json"
@@ -346,7 +396,9 @@ class _Run:
         except (ValueError, KeyError):
             return None
 
-    def _result(self, finished: bool, reason: str, metrics: dict[str, Any], trainer: Trainer) -> Result:
+    def _result(
+        self, finished: bool, reason: str, metrics: dict[str, Any], trainer: Trainer
+    ) -> Result:
         return Result(
             folder=self.folder,
             model=self.folder / "model.safetensors",
@@ -370,7 +422,9 @@ def worst_frames(split: Split, evaluation: Evaluation) -> list[Any]:
     errors = evaluation.frame_forces
     if not (errors == errors).any():
         errors = abs(evaluation.frame_energy)
-    order = sorted((i for i in range(len(errors)) if errors[i] == errors[i]), key=lambda i: -errors[i])
+    order = sorted(
+        (i for i in range(len(errors)) if errors[i] == errors[i]), key=lambda i: -errors[i]
+    )
     found = []
     for i in order[:WORST]:
         atoms = labelled(split.dataset[i])
@@ -401,6 +455,7 @@ def labelled(frame: Any) -> Any:
 
 def relocated(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """The recipe as a dictionary whose paths start at `folder`."""
+
     def move(value: Any) -> Any:
         if isinstance(value, str):
             return os.path.relpath(recipe.path(value), folder)
@@ -447,7 +502,9 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecipeError(f"output: the folder {folder} cannot be made: {error.strerror}") from error
+        raise RecipeError(
+            f"output: the folder {folder} cannot be made: {error.strerror}"
+        ) from error
 
 
 @contextmanager
@@ -462,7 +519,9 @@ def _only_one(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise EquivError(f"another process is training in {folder}; wait for it, or give another output folder") from None
+            raise EquivError(
+                f"another process is training in {folder}; wait for it, or give another output folder"
+            ) from None
         except OSError:  # a file system without locks
             pass
         yield

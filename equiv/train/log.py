@@ -36,12 +36,17 @@ class RunLog:
 
     def event(self, kind: str, values: dict[str, Any]) -> None:
         """Write one line of JSON; numbers that are not finite become null."""
-        clean = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
+        clean = {
+            key: None if isinstance(v, float) and not math.isfinite(v) else v
+            for key, v in values.items()
+        }
         _append(self.jsonl_path, json.dumps({"event": kind, **clean}) + "\n")
 
     def lengths(self) -> list[int]:
         """Bytes in the two files."""
-        return [path.stat().st_size if path.exists() else 0 for path in (self.csv_path, self.jsonl_path)]
+        return [
+            path.stat().st_size if path.exists() else 0 for path in (self.csv_path, self.jsonl_path)
+        ]
 
     def cut(self, lengths: Sequence[int]) -> None:
         """Shorten the files to the lengths a checkpoint remembers."""
@@ -55,7 +60,10 @@ class RunLog:
         if not self.csv_path.exists():
             return []
         with open(self.csv_path, newline="", encoding="utf-8") as file:
-            return [{key: float(text) if text else None for key, text in row.items()} for row in csv.DictReader(file)]
+            return [
+                {key: float(text) if text else None for key, text in row.items()}
+                for row in csv.DictReader(file)
+            ]
 
 
 def _number(value: Any) -> Any:

@@ -26,11 +26,7 @@ from equiv.train.recipe import TrainRecipe
 from equiv.train.sampler import EdgeBudgetSampler
 from equiv.train.schedule import Schedule
 
-COLUMNS = (
-    "epoch step time_s learning_rate energy_weight loss train_energy_rmse train_forces_rmse train_stress_rmse "
-    "valid_energy_mae valid_energy_rmse valid_forces_mae valid_forces_rmse valid_stress_mae valid_stress_rmse "
-    "score gradient_norm best"
-).split()
+COLUMNS = ["epoch", "step", "time_s", "learning_rate", "energy_weight", "loss", "train_energy_rmse", "train_forces_rmse", "train_stress_rmse", "valid_energy_mae", "valid_energy_rmse", "valid_forces_mae", "valid_forces_rmse", "valid_stress_mae", "valid_stress_rmse", "score", "gradient_norm", "best"]
 
 
 class NonFiniteLoss(EquivError):
@@ -62,7 +58,11 @@ class Learned:
     def score(self, metrics: Metrics) -> float:
         """The mean of the relative errors (RMSE over natural size) of what is learned: the number that picks the best epoch."""
         sizes = {"energy_per_atom": self.energy, "forces": self.forces, "stress": self.stress}
-        parts = [metrics[name].rmse / size for name, size in sizes.items() if size is not None and metrics[name].count]
+        parts = [
+            metrics[name].rmse / size
+            for name, size in sizes.items()
+            if size is not None and metrics[name].count
+        ]
         return sum(parts) / len(parts) if parts else math.nan
 
 
@@ -144,7 +144,9 @@ class Trainer:
             max_structures=recipe.batch_size,
             seed=recipe.seed,
         )
-        self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.parameters = {
+            name: value for name, value in model.named_parameters() if value.requires_grad
+        }
         self.names = {value: name for name, value in self.parameters.items()}
         self.optimizer = build_optimizer(self.parameters, recipe)
         self.average = MovingAverage(model, recipe.ema_decay)
@@ -162,6 +164,7 @@ class Trainer:
         self.interruption = Interruption()
         self._last_saved = monotonic()
         self._seconds_per_step: float | None = None
+        self._log_lengths = [0, 0]
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -172,6 +175,11 @@ class Trainer:
             NonFiniteLoss: the loss or its gradient is NaN or infinite; the last checkpoint is from before that.
         """
         position = self.position
+        self.log.cut(self._log_lengths)
+        self.log.event(
+            "start" if position.step == 0 else "resume",
+            {"epoch": position.epoch, "step": position.step},
+        )
         position.finished = None
         with self.interruption.watched(), self.console.live():
             clock = monotonic() - position.elapsed
@@ -184,7 +192,11 @@ class Trainer:
                     self._clocked(monotonic() - started)
                     left = self._time_left(len(batches))
                     self.console.step(
-                        position.epoch, position.cursor, len(batches), speed=self._seconds_per_step, left=left
+                        position.epoch,
+                        position.cursor,
+                        len(batches),
+                        speed=self._seconds_per_step,
+                        left=left,
                     )
                     if self.interruption:
                         self.save()
@@ -261,7 +273,9 @@ class Trainer:
 
     def _weights(self, progress: float) -> LossWeights:
         recipe = self.recipe
-        return LossWeights(self.schedule.energy_weight(progress), recipe.forces_weight, recipe.stress_weight)
+        return LossWeights(
+            self.schedule.energy_weight(progress), recipe.forces_weight, recipe.stress_weight
+        )
 
     def _end_epoch(self, num_batches: int) -> None:
         """Validate, remember the best, write the log, and see whether it is enough."""
@@ -274,7 +288,9 @@ class Trainer:
             if best:
                 position.best_score = score if metrics is not None else math.inf
                 position.best_epoch, position.waiting = position.epoch, 0
-                self.best = {name: value.detach().clone() for name, value in self.parameters.items()}
+                self.best = {
+                    name: value.detach().clone() for name, value in self.parameters.items()
+                }
             else:
                 position.waiting += 1
         self.schedule.validated(score)
@@ -290,11 +306,18 @@ class Trainer:
             "gradient_norm": position.gradient / done,
             "best": int(best),
         }
-        for name, short in (("energy_per_atom", "energy"), ("forces", "forces"), ("stress", "stress")):
+        for name, short in (
+            ("energy_per_atom", "energy"),
+            ("forces", "forces"),
+            ("stress", "stress"),
+        ):
             if (sums := position.errors.get(name)) is not None and sums.count:
                 row[f"train_{short}_rmse"] = sums.rmse
             if metrics is not None and metrics[name].count:
-                row[f"valid_{short}_mae"], row[f"valid_{short}_rmse"] = metrics[name].mae, metrics[name].rmse
+                row[f"valid_{short}_mae"], row[f"valid_{short}_rmse"] = (
+                    metrics[name].mae,
+                    metrics[name].rmse,
+                )
         self.log.row(row)
         position.epoch, position.cursor = position.epoch + 1, 0
         position.loss, position.gradient, position.errors = 0.0, 0.0, {}
@@ -344,13 +367,23 @@ class Trainer:
             loss, _ = self._loss(self._batch([index]), self._weights(0.0))
             if math.isfinite(loss.item()):
                 loss.backward()
-                gradients = [value.grad for value in self.parameters.values() if value.grad is not None]
+                gradients = [
+                    value.grad for value in self.parameters.values() if value.grad is not None
+                ]
                 if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
                     continue
             guilty.append(index)
         position = self.position
-        what = f"the loss became {value}" if not math.isfinite(value) else "the gradient of the loss is not finite"
-        everyone = "" if guilty and len(guilty) < len(indices) else " (every structure of the batch: the weights have diverged)"
+        what = (
+            f"the loss became {value}"
+            if not math.isfinite(value)
+            else "the gradient of the loss is not finite"
+        )
+        everyone = (
+            ""
+            if guilty and len(guilty) < len(indices)
+            else " (every structure of the batch: the weights have diverged)"
+        )
         raise NonFiniteLoss(
             f"{what} in epoch {position.epoch}, step {position.step}{everyone}; "
             "check these structures, or lower train.learning_rate",
@@ -382,7 +415,7 @@ class Trainer:
         self._last_saved = monotonic()
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint; rows of the log behind it are removed."""
+        """Continue from a checkpoint. Rows of the log behind it are removed once training really goes on."""
         state = checkpoint.state
         self.model.load_state_dict(checkpoint.part("model"), strict=True)
         for target, part in ((self.average.average, "average"), (self.best, "best")):
@@ -392,7 +425,7 @@ class Trainer:
         self.average.steps = state["average_steps"]
         self.schedule.load_state_dict(state["schedule"])
         self.position = Position.from_dict(state["position"])
-        self.log.cut(state["log_lengths"])
+        self._log_lengths = state["log_lengths"]
         self.model.advance(self.position.step)
         restore_random(checkpoint.part("random"))
         self._last_saved = monotonic()

@@ -40,14 +40,18 @@ class EnergyForcesStressLoss(nn.Module):
         stress: whether stresses are learned.
     """
 
-    def __init__(self, kind: str, *, delta: float, energy: bool, forces: bool, stress: bool) -> None:
+    def __init__(
+        self, kind: str, *, delta: float, energy: bool, forces: bool, stress: bool
+    ) -> None:
         super().__init__()
         if kind not in ("mse", "huber"):
             raise ValueError(f"loss must be 'mse' or 'huber', got {kind!r}")
         self.kind, self.delta = kind, delta
         self.energy, self.forces, self.stress = energy, forces, stress
 
-    def forward(self, prediction: Prediction, batch: Any, weights: LossWeights) -> Float[Tensor, ""]:
+    def forward(
+        self, prediction: Prediction, batch: Any, weights: LossWeights
+    ) -> Float[Tensor, ""]:
         """The loss of a batch, a float64 scalar."""
         total = prediction.energy.new_zeros((), dtype=torch.float64)
         omega = batch.weight
@@ -57,7 +61,9 @@ class EnergyForcesStressLoss(nn.Module):
             total = total + weights.energy * self._mean(error, batch.has_energy, omega)
         if self.forces and weights.forces and prediction.forces is not None:
             has = batch.has_forces[batch.batch]
-            total = total + weights.forces * self._mean(prediction.forces - batch.forces, has, omega[batch.batch])
+            total = total + weights.forces * self._mean(
+                prediction.forces - batch.forces, has, omega[batch.batch]
+            )
         if self.stress and weights.stress and prediction.virials is not None:
             # From virials and not from the predicted stress: that one divides by the volume of every structure, and
             # where there is none, 0 * (1/0) would poison the gradient of the others.
@@ -68,7 +74,10 @@ class EnergyForcesStressLoss(nn.Module):
         return total
 
     def _mean(
-        self, error: Float[Tensor, "items ..."], has: Bool[Tensor, " items"], omega: Float[Tensor, " items"]
+        self,
+        error: Float[Tensor, "items ..."],
+        has: Bool[Tensor, " items"],
+        omega: Float[Tensor, " items"],
     ) -> Float[Tensor, ""]:
         """Weighted mean of the penalty over the items that have the label; zero if none has."""
         error, omega = error[has], omega[has]
@@ -77,7 +86,9 @@ class EnergyForcesStressLoss(nn.Module):
         if self.kind == "mse":
             penalty = error.square()
         else:
-            penalty = nn.functional.huber_loss(error, torch.zeros_like(error), delta=self.delta, reduction="none")
+            penalty = nn.functional.huber_loss(
+                error, torch.zeros_like(error), delta=self.delta, reduction="none"
+            )
         return (penalty * omega.view(-1, *[1] * (error.ndim - 1))).mean()
 
     def extra_repr(self) -> str:

@@ -13,7 +13,14 @@ from equiv.models.interface import Model, Prediction
 from equiv.train.sampler import EdgeBudgetSampler, automatic_edge_budget
 
 PROPERTIES = ("energy_per_atom", "energy", "forces", "stress")
-VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # the six independent components of the stress
+VOIGT = (
+    (0, 0),
+    (1, 1),
+    (2, 2),
+    (1, 2),
+    (0, 2),
+    (0, 1),
+)  # the six independent components of the stress
 
 
 @dataclass
@@ -59,7 +66,9 @@ class Metrics:
     """
 
     frames: int = 0
-    errors: dict[str, ErrorSum] = field(default_factory=lambda: {name: ErrorSum() for name in PROPERTIES})
+    errors: dict[str, ErrorSum] = field(
+        default_factory=lambda: {name: ErrorSum() for name in PROPERTIES}
+    )
     groups: "dict[str, Metrics]" = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> ErrorSum:
@@ -70,8 +79,13 @@ class Metrics:
         errors = batch_errors(prediction, batch)
         self._add(errors, batch.num_graphs)
         for group in dict.fromkeys(groups or ()):
-            member = torch.tensor([name == group for name in groups or ()], device=batch.batch.device)
-            chosen = {name: Rows(rows.error[member[rows.graph]], rows.graph) for name, rows in errors.items()}
+            member = torch.tensor(
+                [name == group for name in groups or ()], device=batch.batch.device
+            )
+            chosen = {
+                name: Rows(rows.error[member[rows.graph]], rows.graph)
+                for name, rows in errors.items()
+            }
             self.groups.setdefault(group, Metrics())._add(chosen, int(member.sum()))
 
     def _add(self, errors: "dict[str, Rows]", frames: int) -> None:
@@ -113,7 +127,9 @@ def batch_errors(prediction: Prediction, batch: Any) -> dict[str, Rows]:
         errors["forces"] = Rows((prediction.forces.detach() - batch.forces)[has], batch.batch[has])
     if prediction.stress is not None:
         has = batch.has_stress
-        errors["stress"] = Rows(voigt((prediction.stress.detach() - batch.stress)[has]), structures[has])
+        errors["stress"] = Rows(
+            voigt((prediction.stress.detach() - batch.stress)[has]), structures[has]
+        )
     return errors
 
 
@@ -149,7 +165,9 @@ def evaluate_model(
     progress: Callable[[int], None] | None = None,
 ) -> Metrics:
     """Errors of a model on labelled graphs; see :func:`evaluate` for the arguments."""
-    return evaluate(model, graphs, groups=groups, batch_edges=batch_edges, progress=progress).metrics
+    return evaluate(
+        model, graphs, groups=groups, batch_edges=batch_edges, progress=progress
+    ).metrics
 
 
 def evaluate(
@@ -185,14 +203,18 @@ def evaluate(
             metrics.add(prediction, batch, None if groups is None else [groups[i] for i in indices])
             _collect(prediction, batch, pairs)
             errors = batch_errors(prediction, batch)
-            frame_energy[indices] = _per_graph(errors["energy_per_atom"], batch.num_graphs, signed=True)
+            frame_energy[indices] = _per_graph(
+                errors["energy_per_atom"], batch.num_graphs, signed=True
+            )
             if "forces" in errors:
                 frame_forces[indices] = _per_graph(errors["forces"], batch.num_graphs, signed=False)
             if progress is not None:
                 progress(len(indices))
     finally:
         model.train(training)
-    joined = {name: np.concatenate(parts) if parts else np.empty((0, 2)) for name, parts in pairs.items()}
+    joined = {
+        name: np.concatenate(parts) if parts else np.empty((0, 2)) for name, parts in pairs.items()
+    }
     return Evaluation(metrics, joined, frame_forces, frame_energy)
 
 
@@ -209,22 +231,35 @@ def _collect(prediction: Prediction, batch: Any, pairs: dict[str, list[np.ndarra
     """Append reference and predicted values of the labels that exist."""
 
     def append(name: str, reference: Tensor, predicted: Tensor) -> None:
-        columns = torch.stack([reference.double().flatten(), predicted.detach().double().flatten()], dim=-1)
+        columns = torch.stack(
+            [reference.double().flatten(), predicted.detach().double().flatten()], dim=-1
+        )
         pairs[name].append(columns.cpu().numpy())
 
-    has, atoms = batch.has_energy, torch.bincount(batch.batch, minlength=batch.num_graphs).clamp(min=1)
+    has, atoms = (
+        batch.has_energy,
+        torch.bincount(batch.batch, minlength=batch.num_graphs).clamp(min=1),
+    )
     append("energy_per_atom", (batch.energy / atoms)[has], (prediction.energy / atoms)[has])
     if prediction.forces is not None:
         has = batch.has_forces[batch.batch]
         append("forces", batch.forces[has], prediction.forces[has])
     if prediction.stress is not None:
-        append("stress", voigt(batch.stress[batch.has_stress]), voigt(prediction.stress[batch.has_stress]))
+        append(
+            "stress",
+            voigt(batch.stress[batch.has_stress]),
+            voigt(prediction.stress[batch.has_stress]),
+        )
 
 
 def _per_graph(rows: Rows, num_graphs: int, *, signed: bool) -> np.ndarray:
     """The one error of each structure, or the root mean square of its many; NaN for structures without a label."""
     error = rows.error.double().reshape(rows.graph.shape[0], -1)
-    sums = error.new_zeros(num_graphs).index_add(0, rows.graph, (error if signed else error.square()).sum(-1))
-    counts = error.new_zeros(num_graphs).index_add(0, rows.graph, torch.full_like(error[:, 0], error.shape[1]))
+    sums = error.new_zeros(num_graphs).index_add(
+        0, rows.graph, (error if signed else error.square()).sum(-1)
+    )
+    counts = error.new_zeros(num_graphs).index_add(
+        0, rows.graph, torch.full_like(error[:, 0], error.shape[1])
+    )
     mean = torch.where(counts > 0, sums / counts.clamp(min=1), torch.nan)
     return (mean if signed else mean.sqrt()).cpu().numpy()

@@ -10,7 +10,9 @@ from equiv.train.recipe import TrainRecipe
 UNDECAYED = ("embedding", "radial", "linear_up", "readout")
 
 
-def build_optimizer(parameters: Mapping[str, nn.Parameter], recipe: TrainRecipe) -> torch.optim.AdamW:
+def build_optimizer(
+    parameters: Mapping[str, nn.Parameter], recipe: TrainRecipe
+) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019), by default in the AMSGrad variant (Reddi et al. 2018).
 
     Weight decay pulls on the matrices that mix channels and on the weights of the many-body products, as is customary
@@ -25,7 +27,9 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], recipe: TrainRecipe)
         {"params": free, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=recipe.learning_rate, amsgrad=recipe.amsgrad
+        [group for group in groups if group["params"]],
+        lr=recipe.learning_rate,
+        amsgrad=recipe.amsgrad,
     )
 
 

@@ -40,22 +40,34 @@ def parity(evaluations: Mapping[str, Evaluation], path: Path) -> None:
 
     The lower row shows what the diagonal hides: errors are thousands of times smaller than the range of the values.
     """
-    shown = [name for name in PANELS if any(len(evaluation.pairs[name]) for evaluation in evaluations.values())]
+    shown = [
+        name
+        for name in PANELS
+        if any(len(evaluation.pairs[name]) for evaluation in evaluations.values())
+    ]
     colors = split_colors(evaluations)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.7 * max(len(shown), 1), 5.2), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(2, max(len(shown), 1), squeeze=False, sharex="col", height_ratios=(2.4, 1))
+        axes = figure.subplots(
+            2, max(len(shown), 1), squeeze=False, sharex="col", height_ratios=(2.4, 1)
+        )
         for column, name in enumerate(shown):
             _parity_panel(axes[0, column], axes[1, column], name, evaluations, colors)
         if shown:
             handles, labels = axes[0, 0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), markerscale=2.5)
+            figure.legend(
+                handles, labels, loc="outside upper center", ncols=len(labels), markerscale=2.5
+            )
         figure.savefig(path, dpi=160)
 
 
 def _parity_panel(
-    top: Axes, bottom: Axes, name: str, evaluations: Mapping[str, Evaluation], colors: Mapping[str, str]
+    top: Axes,
+    bottom: Axes,
+    name: str,
+    evaluations: Mapping[str, Evaluation],
+    colors: Mapping[str, str],
 ) -> None:
     title, unit, factor, error_unit, error_factor = PANELS[name]
     random = np.random.default_rng(0)
@@ -68,7 +80,11 @@ def _parity_panel(
         lines.append(f"{split}  {rmse * error_factor:.3g} {error_unit}")
         spread.append(np.abs(pairs[:, 1] - pairs[:, 0]) * error_factor)
         reach.append(pairs * factor)
-        chosen = pairs if len(pairs) <= MOST_POINTS else pairs[random.choice(len(pairs), MOST_POINTS, replace=False)]
+        chosen = (
+            pairs
+            if len(pairs) <= MOST_POINTS
+            else pairs[random.choice(len(pairs), MOST_POINTS, replace=False)]
+        )
         dots = {
             "s": 7 if len(chosen) < 2000 else 2.5,
             "alpha": float(np.clip(60 / len(chosen) ** 0.5, 0.08, 0.8)),
@@ -81,7 +97,13 @@ def _parity_panel(
     values = np.concatenate([pairs.ravel() for pairs in reach])
     low, high = float(values.min()), float(values.max())
     margin = 0.04 * (high - low) or 0.05
-    top.plot([low - margin, high + margin], [low - margin, high + margin], color="black", linewidth=0.7, zorder=3)
+    top.plot(
+        [low - margin, high + margin],
+        [low - margin, high + margin],
+        color="black",
+        linewidth=0.7,
+        zorder=3,
+    )
     top.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), title=title)
     top.set_ylabel(f"predicted ({unit})")
     top.text(0.04, 0.96, "RMSE\n" + "\n".join(lines), transform=top.transAxes, va="top", fontsize=8)
@@ -105,18 +127,33 @@ def learning_curve(rows: Sequence[Mapping[str, float | None]], path: Path) -> No
         ("forces", "Force RMSE (meV/Å)", 1e3),
         ("stress", "Stress RMSE (GPa)", GPA),
     ]
-    panels = [panel for panel in panels if any(row.get(f"valid_{panel[0]}_rmse") or row.get(f"train_{panel[0]}_rmse") for row in rows)]
+    panels = [
+        panel
+        for panel in panels
+        if any(
+            row.get(f"valid_{panel[0]}_rmse") or row.get(f"train_{panel[0]}_rmse") for row in rows
+        )
+    ]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.7 * (len(panels) + 1), 3.0), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(panels) + 1, squeeze=False)[0]
         best = [int(row["epoch"] or 0) for row in rows if row.get("best")]
         for axis, (name, label, factor) in zip(axes, panels, strict=False):
-            for split, title in (("train", "train (running)"), ("valid", "valid (averaged weights)")):
+            for split, title in (
+                ("train", "train (running)"),
+                ("valid", "valid (averaged weights)"),
+            ):
                 _curve(axis, rows, f"{split}_{name}_rmse", factor, color=COLORS[split], label=title)
             axis.set(title=label, xlabel="epoch", yscale="log")
             if best:
-                axis.axvline(best[-1], color="black", linewidth=0.7, linestyle=":", label=f"best, epoch {best[-1]}")
+                axis.axvline(
+                    best[-1],
+                    color="black",
+                    linewidth=0.7,
+                    linestyle=":",
+                    label=f"best, epoch {best[-1]}",
+                )
             _plain_ticks(axis)
         axes[0].legend(fontsize=8)
         last = axes[-1]
@@ -125,11 +162,20 @@ def learning_curve(rows: Sequence[Mapping[str, float | None]], path: Path) -> No
         figure.savefig(path, dpi=160)
 
 
-def _curve(axis: Axes, rows: Sequence[Mapping[str, float | None]], key: str, factor: float, **style: Any) -> None:
+def _curve(
+    axis: Axes, rows: Sequence[Mapping[str, float | None]], key: str, factor: float, **style: Any
+) -> None:
     points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
     if points:
         x, y = np.array(points, dtype=float).T
-        axis.plot(x, y * factor, linewidth=1.2, marker="o" if len(points) < 15 else None, markersize=3, **style)
+        axis.plot(
+            x,
+            y * factor,
+            linewidth=1.2,
+            marker="o" if len(points) < 15 else None,
+            markersize=3,
+            **style,
+        )
 
 
 def _plain_ticks(axis: Axes) -> None:

@@ -74,7 +74,10 @@ class Prepared:
         """The untrained model."""
         train = self.recipe.train
         return build_model(
-            self.recipe.model.name, seed=train.seed, dtype=getattr(torch, train.dtype), **self.arguments
+            self.recipe.model.name,
+            seed=train.seed,
+            dtype=getattr(torch, train.dtype),
+            **self.arguments,
         ).to(self.device)
 
     @property
@@ -96,16 +99,25 @@ def prepare(recipe: Recipe, console: RunConsole) -> Prepared:
     train, valid = _without_isolated(train), _without_isolated(valid)
     if recipe.data.valid is None:
         train, valid = split_frames(
-            train, recipe.data.valid_fraction, seed=recipe.train.seed, group_key=recipe.data.group_key
+            train,
+            recipe.data.valid_fraction,
+            seed=recipe.train.seed,
+            group_key=recipe.data.group_key,
         )
     console.fact(
         "split",
         f"{len(train)} train / {len(valid)} valid"
-        + ("" if recipe.data.valid is not None else f" (held out: {recipe.data.valid_fraction:.0%}, by content hash)")
+        + (
+            ""
+            if recipe.data.valid is not None
+            else f" (held out: {recipe.data.valid_fraction:.0%}, by content hash)"
+        )
         + "".join(f" / {len(dataset)} {name}" for name, dataset in tests.items()),
     )
     if not len(train):
-        raise DataError("no structure is left to train on after setting isolated atoms and the validation part aside")
+        raise DataError(
+            "no structure is left to train on after setting isolated atoms and the validation part aside"
+        )
     _report(check_leakage(train, {"valid": valid, **tests}), console)
 
     cutoff = recipe.model.cutoff
@@ -179,7 +191,9 @@ def natural_sizes(
         stress=max(_rms(stresses), 1e-4) if stresses and weights.stress_weight else None,
     )
     if learned == Learned(None, None, None):
-        raise DataError("there is nothing to learn: the training set has no label with a positive weight")
+        raise DataError(
+            "there is nothing to learn: the training set has no label with a positive weight"
+        )
     atoms = sum(int(graph.num_nodes or 0) for graph in split.graphs)
     edges = sum(int(graph.senders.shape[0]) for graph in split.graphs)
     shift = float(np.mean(energies)) if energies else 0.0
@@ -213,7 +227,9 @@ def _settle(
     scale = learned.forces if learned.forces is not None else learned.energy or 1.0
     model = model.model_copy(
         update={
-            "mean_neighbors": settle("mean_neighbors", model.mean_neighbors, neighbors, f"{neighbors:.2f}"),
+            "mean_neighbors": settle(
+                "mean_neighbors", model.mean_neighbors, neighbors, f"{neighbors:.2f}"
+            ),
             "scale": settle("scale", model.scale, scale, f"{scale:.4g} eV"),
             "shift": settle("shift", model.shift, shift, f"{shift:.4g} eV/atom"),
         }
@@ -221,13 +237,20 @@ def _settle(
     num_edges = [int(graph.senders.shape[0]) for graph in split.graphs]
     budget = automatic_edge_budget(num_edges, train.batch_size)
     changes: dict[str, Any] = {
-        "batch_edges": settle("batch_edges", train.batch_edges, budget, f"{budget} (up to {train.batch_size} structures)")
+        "batch_edges": settle(
+            "batch_edges",
+            train.batch_edges,
+            budget,
+            f"{budget} (up to {train.batch_size} structures)",
+        )
     }
     if train.epochs == "auto" and train.max_time is None:
         epochs = min(max(math.ceil(AUTOMATIC_STEPS * train.batch_size / len(num_edges)), 10), 2000)
         changes["epochs"] = settle("epochs", "auto", epochs, str(epochs))
     elif train.epochs == "auto":
-        chosen.append("epochs = as many as max_time allows (the schedule follows the clock: runs differ in detail)")
+        chosen.append(
+            "epochs = as many as max_time allows (the schedule follows the clock: runs differ in detail)"
+        )
     for line in chosen:
         console.fact("auto", line)
     table = {chemical_symbols[z]: float(energy) for z, energy in reference.values.items()}
@@ -251,7 +274,9 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise EquivError(f"train.device = {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise EquivError(
+            f"train.device = {name!r} cannot be used here: {str(error).splitlines()[0]}"
+        ) from error
     return device
 
 

@@ -18,7 +18,8 @@ def random_tensors() -> dict[str, Tensor]:
         "torch": torch.get_rng_state(),
         "numpy": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
         "numpy_rest": torch.tensor(
-            [numpy_state["state"]["pos"], numpy_state["has_gauss"], numpy_state["gauss"]], dtype=torch.float64
+            [numpy_state["state"]["pos"], numpy_state["has_gauss"], numpy_state["gauss"]],
+            dtype=torch.float64,
         ),
         "python": torch.tensor(words, dtype=torch.int64),
         "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
@@ -33,12 +34,22 @@ def restore_random(tensors: dict[str, Tensor]) -> None:
     torch.set_rng_state(tensors["torch"])
     position, has_gauss, gauss = tensors["numpy_rest"].tolist()
     np.random.set_state(  # noqa: NPY002
-        ("MT19937", tensors["numpy"].numpy().astype(np.uint32), int(position), int(has_gauss), gauss)
+        (
+            "MT19937",
+            tensors["numpy"].numpy().astype(np.uint32),
+            int(position),
+            int(has_gauss),
+            gauss,
+        )
     )
     kept = tensors["python_gauss"].tolist()
     random.setstate((3, tuple(tensors["python"].tolist()), kept[0] if kept else None))
     for name, state in tensors.items():
-        if name.startswith("cuda") and torch.cuda.is_available() and int(name[4:]) < torch.cuda.device_count():
+        if (
+            name.startswith("cuda")
+            and torch.cuda.is_available()
+            and int(name[4:]) < torch.cuda.device_count()
+        ):
             torch.cuda.set_rng_state(state, int(name[4:]))
 
 

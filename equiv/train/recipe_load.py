@@ -28,7 +28,12 @@ _TYPES = {
 }
 
 
-def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, output: str | Path | None = None) -> Recipe:
+def load_recipe(
+    source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    output: str | Path | None = None,
+) -> Recipe:
     """A checked recipe from a YAML file, a dictionary, or a file of structures (then everything else is chosen).
 
     Relative paths written in a recipe file start at the folder of that file; relative paths in a dictionary, in
@@ -54,14 +59,18 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         content, lines = parse_yaml(_text(path), where)
         content = {} if content is None else content
         if not isinstance(content, dict):
-            raise RecipeError(f"{where}: expected keys such as 'data:' and 'train:', got {_kind(content)}")
+            raise RecipeError(
+                f"{where}: expected keys such as 'data:' and 'train:', got {_kind(content)}"
+            )
     else:
         path = Path(source)
         content, stem = {"data": {"train": str(source)}}, path.stem or "run"
     if isinstance(content.get("data"), str | list):  # the shortest recipe: `data: train.xyz`
         content["data"] = {"train": content["data"]}
     problems = [
-        problem for override in overrides if (problem := _override(content, override, folder, lines)) is not None
+        problem
+        for override in overrides
+        if (problem := _override(content, override, folder, lines)) is not None
     ]
     if output is not None:
         content["output"] = str(Path(output).absolute())
@@ -75,7 +84,9 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     return recipe.placed(folder, stem)
 
 
-def explain(error: ValidationError, content: Any, lines: Mapping[Location, int], where: str) -> list[str]:
+def explain(
+    error: ValidationError, content: Any, lines: Mapping[Location, int], where: str
+) -> list[str]:
     """One sentence per wrong key: its name and line, what was expected, what came."""
     groups: dict[Location, list[ErrorDetails]] = {}
     for item in error.errors(include_url=False):
@@ -84,21 +95,40 @@ def explain(error: ValidationError, content: Any, lines: Mapping[Location, int],
     return [_sentence(place, groups[place], content, lines, where) for place in places]
 
 
-def _sentence(place: Location, items: list[ErrorDetails], content: Any, lines: Mapping[Location, int], where: str) -> str:
+def _sentence(
+    place: Location,
+    items: list[ErrorDetails],
+    content: Any,
+    lines: Mapping[Location, int],
+    where: str,
+) -> str:
     # In a union every branch complains; the branch that got furthest into the value is the one that was meant.
     depths = [_depth(item["loc"], content) for item in items]
-    items = [item for item, depth in zip(items, depths, strict=True) if len(depth) == max(map(len, depths))]
+    items = [
+        item
+        for item, depth in zip(items, depths, strict=True)
+        if len(depth) == max(map(len, depths))
+    ]
     reached = max(depths, key=len)
     name = ".".join(map(str, reached if len(reached) > len(place) else place))
-    line = next((f" ({where} line {lines[reached[:n]]})" for n in range(len(reached), 0, -1) if reached[:n] in lines), "")
+    line = next(
+        (
+            f" ({where} line {lines[reached[:n]]})"
+            for n in range(len(reached), 0, -1)
+            if reached[:n] in lines
+        ),
+        "",
+    )
     kinds = {item["type"] for item in items}
     if "extra_forbidden" in kinds:
         return f"{name}: unknown key{line}; {_suggestion(place)}"
     if "missing" in kinds:
         return f"{name}: required, but not given{line}{_description(place)}"
     if kinds == {"value_error"}:
-        return f"{name}: {str(items[0]['ctx']['error'])}{line}"  # pyright: ignore[reportTypedDictNotRequiredAccess]
-    expected = _expected_of(place) or " or ".join(dict.fromkeys(_expectation(item) for item in items))
+        return f"{name}: {items[0]['ctx']['error']!s}{line}"  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    expected = _expected_of(place) or " or ".join(
+        dict.fromkeys(_expectation(item) for item in items)
+    )
     return f"{name}: expected {expected}, got {_kind(items[0]['input'])}{line}{_description(place)}"
 
 
@@ -109,10 +139,19 @@ def _expectation(item: ErrorDetails) -> str:
         return _TYPES[kind]
     if kind == "literal_error":
         return str(context["expected"])
-    bounds = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than", "less_than_equal": "at most"}
+    bounds = {
+        "greater_than": "more than",
+        "greater_than_equal": "at least",
+        "less_than": "less than",
+        "less_than_equal": "at most",
+    }
     if kind in bounds:
         limit = next(context[key] for key in ("gt", "ge", "lt", "le") if key in context)
-        return f"a number of {bounds[kind]} {limit:g}" if kind.endswith("equal") else f"a number {bounds[kind]} {limit:g}"
+        return (
+            f"a number of {bounds[kind]} {limit:g}"
+            if kind.endswith("equal")
+            else f"a number {bounds[kind]} {limit:g}"
+        )
     return item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
 
 
@@ -164,10 +203,23 @@ def _expected_of(place: Location) -> str | None:
     field = None if section is None else section.model_fields.get(str(place[-1]))
     if field is None:
         return None
-    extras = [field.json_schema_extra, *(getattr(item, "json_schema_extra", None) for item in field.metadata)]
+    extras = [
+        field.json_schema_extra,
+        *(getattr(item, "json_schema_extra", None) for item in field.metadata),
+    ]
     for annotation in get_args(field.annotation):
-        extras += [getattr(item, "json_schema_extra", None) for item in getattr(annotation, "__metadata__", ())]
-    return next((str(extra["expects"]) for extra in extras if isinstance(extra, dict) and "expects" in extra), None)
+        extras += [
+            getattr(item, "json_schema_extra", None)
+            for item in getattr(annotation, "__metadata__", ())
+        ]
+    return next(
+        (
+            str(extra["expects"])
+            for extra in extras
+            if isinstance(extra, dict) and "expects" in extra
+        ),
+        None,
+    )
 
 
 def all_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
@@ -199,7 +251,9 @@ def _suggestion(place: Location) -> str:
     return f"the nearest valid key is {nearest[0]}; valid here: {', '.join(section.model_fields)}"
 
 
-def _override(content: dict[str, Any], override: str, folder: Path, lines: dict[Location, int]) -> str | None:
+def _override(
+    content: dict[str, Any], override: str, folder: Path, lines: dict[Location, int]
+) -> str | None:
     """Put one `key=value` into the recipe; a sentence when it cannot be."""
     key, equals, text = override.partition("=")
     words = key.strip().split(".")
@@ -217,7 +271,9 @@ def _override(content: dict[str, Any], override: str, folder: Path, lines: dict[
         if inner is None:
             inner = target[word] = {}
         if not isinstance(inner, dict):
-            return f"--set {override}: {'.'.join(words[: depth + 1])} holds {_kind(inner)}, not keys"
+            return (
+                f"--set {override}: {'.'.join(words[: depth + 1])} holds {_kind(inner)}, not keys"
+            )
         target = inner
     target[words[-1]] = value
     for place in [place for place in lines if place[: len(words)] == tuple(words)]:
@@ -257,7 +313,9 @@ def _stem_of(content: Mapping[str, Any]) -> str:
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST_RECIPE:
-            raise RecipeError(f"{path}: {path.stat().st_size} bytes are too many for a recipe; is this a data file?")
+            raise RecipeError(
+                f"{path}: {path.stat().st_size} bytes are too many for a recipe; is this a data file?"
+            )
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such file") from None
@@ -277,5 +335,9 @@ def _kind(value: object) -> str:
 
 
 def _error(where: str, problems: list[str]) -> RecipeError:
-    text = problems[0] if len(problems) == 1 else f"{where} has {len(problems)} problems:\n  " + "\n  ".join(problems)
+    text = (
+        problems[0]
+        if len(problems) == 1
+        else f"{where} has {len(problems)} problems:\n  " + "\n  ".join(problems)
+    )
     return RecipeError(text)

@@ -22,7 +22,9 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise yaml.composer.ComposerError(None, None, "anchors (&) and aliases (*) are not allowed", event.start_mark)
+            raise yaml.composer.ComposerError(
+                None, None, "anchors (&) and aliases (*) are not allowed", event.start_mark
+            )
         return super().compose_node(parent, index)
 
 
@@ -30,10 +32,16 @@ for _tag, _pattern, _first in [
     ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9](?:_?[0-9])*", "-+0123456789"),
-    ("float", r"[-+]?(?:\.[0-9]+|[0-9](?:_?[0-9])*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9](?:_?[0-9])*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?",
+        "-+.0123456789",
+    ),
     ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+."),
 ]:
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first)
+    )
 
 
 def parse_yaml(text: str, where: str) -> tuple[Any, dict[Location, int]]:
@@ -58,9 +66,15 @@ def parse_yaml(text: str, where: str) -> tuple[Any, dict[Location, int]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{where}{line}: not valid YAML: {error.problem or error.context}") from None
+        raise RecipeError(
+            f"{where}{line}: not valid YAML: {error.problem or error.context}"
+        ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).replace("\n", " ")
+        reason = (
+            "nested too deeply"
+            if isinstance(error, RecursionError)
+            else str(error).replace("\n", " ")
+        )
         raise RecipeError(f"{where}: not valid YAML: {reason}") from None
     if problems:
         raise RecipeError(_several(where, [f"{where} {problem}" for problem in problems]))
@@ -72,7 +86,9 @@ def parse_scalar(text: str) -> Any:
     return parse_yaml(text, f"value {text!r}")[0]
 
 
-def _build(loader: _Loader, node: yaml.Node, at: Location, lines: dict[Location, int], problems: list[str]) -> Any:
+def _build(
+    loader: _Loader, node: yaml.Node, at: Location, lines: dict[Location, int], problems: list[str]
+) -> Any:
     if not isinstance(node, yaml.ScalarNode) and node.tag not in (
         "tag:yaml.org,2002:map",
         "tag:yaml.org,2002:seq",
@@ -88,7 +104,9 @@ def _build(loader: _Loader, node: yaml.Node, at: Location, lines: dict[Location,
                 continue
             key = key_node.value
             if key in mapping:
-                problems.append(f"line {line}: {'.'.join(map(str, (*at, key)))} stands twice (first on line {lines[(*at, key)]})")
+                problems.append(
+                    f"line {line}: {'.'.join(map(str, (*at, key)))} stands twice (first on line {lines[(*at, key)]})"
+                )
                 continue
             lines[(*at, key)] = line
             mapping[key] = _build(loader, value_node, (*at, key), lines, problems)
@@ -96,10 +114,15 @@ def _build(loader: _Loader, node: yaml.Node, at: Location, lines: dict[Location,
     if isinstance(node, yaml.SequenceNode):
         for index, child in enumerate(node.value):
             lines[(*at, index)] = child.start_mark.line + 1
-        return [_build(loader, child, (*at, index), lines, problems) for index, child in enumerate(node.value)]
+        return [
+            _build(loader, child, (*at, index), lines, problems)
+            for index, child in enumerate(node.value)
+        ]
     kind = node.tag.removeprefix("tag:yaml.org,2002:")
     if kind == "float":
-        return float(node.value.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+        return float(
+            node.value.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan")
+        )
     if kind == "int":
         return int(node.value.replace("_", ""))
     if kind == "bool":
@@ -113,4 +136,8 @@ def _build(loader: _Loader, node: yaml.Node, at: Location, lines: dict[Location,
 
 
 def _several(where: str, problems: list[str]) -> str:
-    return problems[0] if len(problems) == 1 else f"{where} has {len(problems)} problems:\n  " + "\n  ".join(problems)
+    return (
+        problems[0]
+        if len(problems) == 1
+        else f"{where} has {len(problems)} problems:\n  " + "\n  ".join(problems)
+    )

@@ -74,7 +74,10 @@ def write_report(
         "<h2>Recipe, every choice filled in</h2>",
         f"<pre>{html.escape(yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))}</pre>",
         "<h2>Versions</h2>",
-        _table(["package", "version"], [[name, version] for name, version in training["versions"].items()]),
+        _table(
+            ["package", "version"],
+            [[name, version] for name, version in training["versions"].items()],
+        ),
     ]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -100,10 +103,14 @@ def _cards(split: str, metrics: Mapping[str, Any]) -> str:
 
 
 def _errors(splits: Mapping[str, Any]) -> str:
-    present = [name for name in ERROR_COLUMNS if any(name in metrics for metrics in splits.values())]
+    present = [
+        name for name in ERROR_COLUMNS if any(name in metrics for metrics in splits.values())
+    ]
     rows, marks = [], []
     for split, metrics in splits.items():
-        rows.append([split, str(metrics["frames"]), *(error_cell(metrics, name) for name in present)])
+        rows.append(
+            [split, str(metrics["frames"]), *(error_cell(metrics, name) for name in present)]
+        )
         marks.append("")
         for group, part in metrics.get("groups", {}).items():
             rows.append([group, str(part["frames"]), *(error_cell(part, name) for name in present)])
@@ -115,9 +122,12 @@ def _worst(evaluation: Evaluation, names: Sequence[str]) -> str:
     errors = evaluation.frame_forces
     if not np.isfinite(errors).any():
         errors = np.abs(evaluation.frame_energy)
-    order = [i for i in np.argsort(-np.nan_to_num(errors, nan=-1.0)) if np.isfinite(errors[i])][:SHOWN_WORST]
+    order = [i for i in np.argsort(-np.nan_to_num(errors, nan=-1.0)) if np.isfinite(errors[i])][
+        :SHOWN_WORST
+    ]
     rows = [
-        [names[i], _milli(evaluation.frame_forces[i]), _milli(evaluation.frame_energy[i])] for i in order
+        [names[i], _milli(evaluation.frame_forces[i]), _milli(evaluation.frame_energy[i])]
+        for i in order
     ]
     return _table(["structure", "force RMSE\nmeV/A", "energy error\nmeV/atom"], rows)
 
@@ -126,10 +136,14 @@ def _milli(value: float) -> str:
     return f"{1e3 * value:.2f}" if np.isfinite(value) else "-"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], marks: Sequence[str] | None = None) -> str:
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], marks: Sequence[str] | None = None
+) -> str:
     cells = "".join(f"<th>{html.escape(name).replace(chr(10), '<br>')}</th>" for name in head)
     body = "".join(
-        f'<tr class="{mark}">' + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+        f'<tr class="{mark}">'
+        + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row)
+        + "</tr>"
         for row, mark in zip(rows, marks or [""] * len(rows), strict=True)
     )
     return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -24,7 +24,9 @@ class EdgeBudgetSampler:
         EquivError: there is no structure, or one alone exceeds `max_edges`.
     """
 
-    def __init__(self, num_edges: Sequence[int], *, max_edges: int, max_structures: int, seed: int) -> None:
+    def __init__(
+        self, num_edges: Sequence[int], *, max_edges: int, max_structures: int, seed: int
+    ) -> None:
         self.num_edges = np.asarray(num_edges, dtype=np.int64)
         self.max_edges, self.max_structures, self.seed = max_edges, max_structures, seed
         if self.num_edges.size == 0:
@@ -42,7 +44,10 @@ class EdgeBudgetSampler:
 
     def largest(self) -> list[int]:
         """The heaviest batch that could ever be drawn: the structures with most edges, as many as fit."""
-        return max(self._fill(np.argsort(-self.num_edges, kind="stable")), key=lambda batch: int(self.num_edges[batch].sum()))
+        return max(
+            self._fill(np.argsort(-self.num_edges, kind="stable")),
+            key=lambda batch: int(self.num_edges[batch].sum()),
+        )
 
     def in_order(self) -> list[list[int]]:
         """Batches of the structures in the order they came."""
@@ -53,7 +58,9 @@ class EdgeBudgetSampler:
         edges = 0
         for index in order.tolist():
             more = int(self.num_edges[index])
-            if batches[-1] and (edges + more > self.max_edges or len(batches[-1]) == self.max_structures):
+            if batches[-1] and (
+                edges + more > self.max_edges or len(batches[-1]) == self.max_structures
+            ):
                 batches.append([])
                 edges = 0
             batches[-1].append(index)

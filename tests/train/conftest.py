@@ -19,7 +19,7 @@ TINY_MODEL = {
 }
 
 
-def emt_structures(count=12, *, seed=0):
+def make_structures(count=12, *, seed=0):
     """Rattled Cu4 and Cu-Al crystals with energy, forces and stress of ASE's effective medium theory."""
     random = np.random.default_rng(seed)
     found = []
@@ -40,10 +40,22 @@ def emt_structures(count=12, *, seed=0):
 
 
 @pytest.fixture(scope="session")
+def emt_structures():
+    """The function that makes the structures: `emt_structures(count, seed=...)`."""
+    return make_structures
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """Arguments of a model that trains in milliseconds."""
+    return dict(TINY_MODEL)
+
+
+@pytest.fixture(scope="session")
 def emt_file(tmp_path_factory):
     """An extended-xyz file of twelve labelled crystals."""
     path = tmp_path_factory.mktemp("emt") / "emt.xyz"
-    ase.io.write(path, emt_structures(), format="extxyz")
+    ase.io.write(path, make_structures(), format="extxyz")
     return path
 
 

@@ -17,7 +17,10 @@ from equiv.train.randomness import own_randomness, own_settings, random_tensors,
 
 
 def checkpoint(value):
-    return Checkpoint({"model/w": torch.full((3,), value), "random/torch": torch.arange(5, dtype=torch.uint8)}, {"step": value})
+    return Checkpoint(
+        {"model/w": torch.full((3,), value), "random/torch": torch.arange(5, dtype=torch.uint8)},
+        {"step": value},
+    )
 
 
 def refuse(problem):
@@ -93,14 +96,21 @@ def test_a_newer_format_asks_for_an_upgrade(tmp_path, monkeypatch):
 
 
 def draw():
-    return torch.rand(3).tolist(), np.random.normal(size=3).tolist(), random.gauss(0, 1), random.random()
+    return (
+        torch.rand(3).tolist(),
+        np.random.normal(size=3).tolist(),
+        random.gauss(0, 1),
+        random.random(),
+    )
 
 
 def test_random_states_survive_the_disk(tmp_path):
     with own_randomness(5):
         np.random.normal()  # leaves half a pair of normal numbers behind
         random.gauss(0, 1)
-        save_checkpoint(tmp_path, Checkpoint({f"random/{k}": v for k, v in random_tensors().items()}, {}))
+        save_checkpoint(
+            tmp_path, Checkpoint({f"random/{k}": v for k, v in random_tensors().items()}, {})
+        )
         expected = draw()
         draw()
         restore_random(read_checkpoint(tmp_path / NAME).part("random"))

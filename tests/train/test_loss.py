@@ -11,10 +11,19 @@ NAN = math.nan
 WEIGHTS = LossWeights(energy=2.0, forces=3.0, stress=5.0)
 
 
-def batch(has_energy=(True, True), has_forces=(True, True), has_stress=(True, True), weight=(1.0, 1.0), volumes=(8.0, 27.0)):
+def batch(
+    has_energy=(True, True),
+    has_forces=(True, True),
+    has_stress=(True, True),
+    weight=(1.0, 1.0),
+    volumes=(8.0, 27.0),
+):
     """Two structures with one and two atoms; all reference labels are zero."""
+
     def label(shape, has):
-        return torch.where(torch.tensor(has).view(-1, *[1] * (len(shape) - 1)), torch.zeros(shape), NAN).double()
+        return torch.where(
+            torch.tensor(has).view(-1, *[1] * (len(shape) - 1)), torch.zeros(shape), NAN
+        ).double()
 
     atoms = torch.tensor([0, 1, 1])
     return SimpleNamespace(
@@ -35,7 +44,11 @@ def prediction():
     """Errors: 0.3 eV and 0.8/2 eV per atom; forces 1, 2, 3 in x; stress 0.1 in every component."""
     forces = torch.zeros(3, 3).double()
     forces[:, 0] = torch.tensor([1.0, 2.0, 3.0])
-    virials = -0.1 * torch.ones(2, 3, 3, dtype=torch.float64) * torch.tensor([8.0, 27.0]).double()[:, None, None]
+    virials = (
+        -0.1
+        * torch.ones(2, 3, 3, dtype=torch.float64)
+        * torch.tensor([8.0, 27.0]).double()[:, None, None]
+    )
     return Prediction(
         energy=torch.tensor([0.3, 0.8], dtype=torch.float64).requires_grad_(),
         energies=torch.zeros(3).double(),
@@ -59,7 +72,9 @@ def test_huber_by_hand():
     energy = (0.3**2 / 2 + d * (0.4 - d / 2)) / 2
     forces = sum(d * (x - d / 2) for x in (1, 2, 3)) / 9
     expected = 2 * energy + 3 * forces + 5 * 0.1**2 / 2
-    assert loss("huber", d)(prediction(), batch(), WEIGHTS).item() == pytest.approx(expected, rel=1e-12)
+    assert loss("huber", d)(prediction(), batch(), WEIGHTS).item() == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_missing_labels_leave_the_mean_and_its_denominator():
@@ -70,7 +85,12 @@ def test_missing_labels_leave_the_mean_and_its_denominator():
 
 def test_missing_labels_give_no_gradient_and_no_nan():
     p = prediction()
-    chosen = batch(has_energy=(False, True), has_forces=(True, False), has_stress=(True, False), volumes=(8.0, 0.0))
+    chosen = batch(
+        has_energy=(False, True),
+        has_forces=(True, False),
+        has_stress=(True, False),
+        volumes=(8.0, 0.0),
+    )
     loss()(p, chosen, WEIGHTS).backward()
     assert p.energy.grad[0] == 0
     assert p.energy.grad[1] != 0
@@ -83,7 +103,9 @@ def test_missing_labels_give_no_gradient_and_no_nan():
 
 def test_a_structure_weight_multiplies_all_its_terms():
     expected = 2 * (3 * 0.3**2 + 0.4**2) / 2 + 3 * (3 * 1 + 4 + 9) / 9 + 5 * 0.1**2 * (3 + 1) / 2
-    assert loss()(prediction(), batch(weight=(3.0, 1.0)), WEIGHTS).item() == pytest.approx(expected, rel=1e-12)
+    assert loss()(prediction(), batch(weight=(3.0, 1.0)), WEIGHTS).item() == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_no_label_at_all_gives_zero():

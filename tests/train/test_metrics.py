@@ -27,7 +27,9 @@ class Springs(Model):
 
 def frame(distance, *, energy=None, forces=None, stress=None, cell=None, group="default"):
     atoms = ase.Atoms("H2", [[0, 0, 0], [distance, 0, 0]], cell=cell, pbc=cell is not None)
-    labels = SimpleNamespace(energy=energy, forces=forces, stress=stress, weight=1.0, index=0, group=group)
+    labels = SimpleNamespace(
+        energy=energy, forces=forces, stress=stress, weight=1.0, index=0, group=group
+    )
     return AtomGraph.from_atoms(atoms, 3.0, labels=labels)
 
 
@@ -68,21 +70,30 @@ def test_stress_counts_six_components_and_structures_without_volume_do_no_harm()
 
 def test_groups_add_up_to_the_whole():
     random = np.random.default_rng(0)
-    graphs = [frame(d, energy=0.1, forces=random.normal(size=(2, 3))) for d in random.uniform(0.8, 2.5, 9)]
+    graphs = [
+        frame(d, energy=0.1, forces=random.normal(size=(2, 3))) for d in random.uniform(0.8, 2.5, 9)
+    ]
     groups = ["a", "b", "a", "c", "b", "a", "a", "c", "b"]
     metrics = evaluate_model(Springs(), graphs, groups=groups)
     assert {name: part.frames for name, part in metrics.groups.items()} == {"a": 4, "b": 3, "c": 2}
     for name in ("energy", "forces"):
         assert sum(part[name].count for part in metrics.groups.values()) == metrics[name].count
-        assert sum(part[name].squared for part in metrics.groups.values()) == pytest.approx(metrics[name].squared)
-    only_c = evaluate_model(Springs(), [g for g, name in zip(graphs, groups, strict=True) if name == "c"])
+        assert sum(part[name].squared for part in metrics.groups.values()) == pytest.approx(
+            metrics[name].squared
+        )
+    only_c = evaluate_model(
+        Springs(), [g for g, name in zip(graphs, groups, strict=True) if name == "c"]
+    )
     assert only_c["forces"].rmse == pytest.approx(metrics.groups["c"]["forces"].rmse)
     assert set(metrics.to_dict()["groups"]) == {"a", "b", "c"}
 
 
 def test_how_structures_are_batched_does_not_matter():
     random = np.random.default_rng(0)
-    graphs = [frame(d, energy=0.1, forces=random.normal(size=(2, 3))) for d in random.uniform(0.8, 2.5, 20)]
+    graphs = [
+        frame(d, energy=0.1, forces=random.normal(size=(2, 3)))
+        for d in random.uniform(0.8, 2.5, 20)
+    ]
     one, many = (evaluate(Springs(), graphs, batch_edges=edges) for edges in (1, 1000))
     assert one.metrics["forces"].rmse == pytest.approx(many.metrics["forces"].rmse, rel=1e-12)
     np.testing.assert_allclose(one.pairs["forces"], many.pairs["forces"], atol=1e-14)
@@ -128,7 +139,10 @@ def test_voigt_order():
 def test_predictions_may_lack_forces():
     metrics = Metrics()
     batch = SimpleNamespace(
-        num_graphs=1, batch=torch.zeros(2, dtype=torch.int64), has_energy=torch.tensor([True]), energy=torch.tensor([1.0])
+        num_graphs=1,
+        batch=torch.zeros(2, dtype=torch.int64),
+        has_energy=torch.tensor([True]),
+        energy=torch.tensor([1.0]),
     )
     metrics.add(Prediction(energy=torch.tensor([3.0]), energies=torch.zeros(2)), batch)
     assert metrics["energy_per_atom"].mae == 1.0

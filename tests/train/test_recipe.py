@@ -35,11 +35,22 @@ def test_every_problem_is_reported_at_once_with_its_line_and_the_nearest_key(wri
     text = "data:\n  train: a.xyz\n  labels: {enrgy: e}\ntrain:\n  learing_rate: 1e-3\n  epochs: 0\n  schedule: cosin\nmodle: {}\n"
     message = complaint(write(text))
     assert "r.yaml has 5 problems" in message
-    assert "train.learing_rate: unknown key (r.yaml line 5); did you mean train.learning_rate?" in message
-    assert "train.epochs: expected 'auto' or a number of at least 1, got 0 (r.yaml line 6)" in message
-    assert "train.schedule: expected 'cosine', 'exponential', 'plateau' or 'constant', got 'cosin' (r.yaml line 7)" in message
+    assert (
+        "train.learing_rate: unknown key (r.yaml line 5); did you mean train.learning_rate?"
+        in message
+    )
+    assert (
+        "train.epochs: expected 'auto' or a number of at least 1, got 0 (r.yaml line 6)" in message
+    )
+    assert (
+        "train.schedule: expected 'cosine', 'exponential', 'plateau' or 'constant', got 'cosin' (r.yaml line 7)"
+        in message
+    )
     assert "modle: unknown key (r.yaml line 8); did you mean model?" in message
-    assert "data.labels.enrgy: unknown key (r.yaml line 3); did you mean data.labels.energy?" in message
+    assert (
+        "data.labels.enrgy: unknown key (r.yaml line 3); did you mean data.labels.energy?"
+        in message
+    )
 
 
 def test_a_key_in_the_wrong_section_is_pointed_home(write):
@@ -51,12 +62,24 @@ def test_a_key_in_the_wrong_section_is_pointed_home(write):
     ("line", "expected"),
     [
         ("train: {learning_rate: fast}", "train.learning_rate: expected a number, got 'fast'"),
-        ("train: {learning_rate: -1}", "train.learning_rate: expected a number more than 0, got -1"),
+        (
+            "train: {learning_rate: -1}",
+            "train.learning_rate: expected a number more than 0, got -1",
+        ),
         ("train: {learning_rate: true}", "train.learning_rate: expected a number, got true"),
         ("train: {learning_rate: .nan}", "train.learning_rate: expected a finite number, got nan"),
-        ("train: {max_time: soon}", "train.max_time: expected a time such as 90s, 45m or 1h30m, got 'soon'"),
-        ("train: {batch_edges: 3.5}", "train.batch_edges: expected 'auto' or a whole number, got 3.5"),
-        ("model: {radial_hidden: [64, 0.5]}", "model.radial_hidden.1: expected a whole number, got 0.5"),
+        (
+            "train: {max_time: soon}",
+            "train.max_time: expected a time such as 90s, 45m or 1h30m, got 'soon'",
+        ),
+        (
+            "train: {batch_edges: 3.5}",
+            "train.batch_edges: expected 'auto' or a whole number, got 3.5",
+        ),
+        (
+            "model: {radial_hidden: [64, 0.5]}",
+            "model.radial_hidden.1: expected a whole number, got 0.5",
+        ),
         ("model: {zbl: yes}", "model.zbl: expected true or false, got 'yes'"),
         ("model: {name: mice}", "model.name: expected 'mace', got 'mice'"),
         ("train: 3", "train: expected a table of key: value, got 3"),
@@ -74,7 +97,10 @@ def test_wrong_values_are_explained_in_plain_words(write, line, expected):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("data:\n  train: a.xyz\n  train: b.xyz\n", "r.yaml line 3: data.train stands twice (first on line 2)"),
+        (
+            "data:\n  train: a.xyz\n  train: b.xyz\n",
+            "r.yaml line 3: data.train stands twice (first on line 2)",
+        ),
         ("data: &x\n  train: a.xyz\nmodel: *x\n", "anchors (&) and aliases (*) are not allowed"),
         ("data: !!python/object:os.system {train: a}\n", "the tag"),
         ("data: {train: !!python/name:os.system }\n", "the tag"),
@@ -113,7 +139,16 @@ def test_scalars_mean_what_they_look_like(write):
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("45m", 2700), ("1h30m", 5400), ("1.5h", 5400), ("2:03", 123), ("1:02:03", 3723), ("1 d", 86400)]
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("45m", 2700),
+        ("1h30m", 5400),
+        ("1.5h", 5400),
+        ("2:03", 123),
+        ("1:02:03", 3723),
+        ("1 d", 86400),
+    ],
 )
 def test_durations(text, seconds):
     assert parse_duration(text) == seconds
@@ -126,13 +161,26 @@ def test_texts_that_are_no_durations_are_left_for_the_schema_to_refuse(text):
 
 def test_overrides_win_and_are_read_like_the_file(write):
     path = write(MINIMAL + "train: {epochs: 7, learning_rate: 0.5}\n")
-    recipe = load_recipe(path, ["train.learning_rate=1e-3", "model.radial_hidden=[32, 32]", "train.clip_gradient=null"])
-    assert (recipe.train.epochs, recipe.train.learning_rate, recipe.train.clip_gradient) == (7, 1e-3, None)
+    recipe = load_recipe(
+        path,
+        ["train.learning_rate=1e-3", "model.radial_hidden=[32, 32]", "train.clip_gradient=null"],
+    )
+    assert (recipe.train.epochs, recipe.train.learning_rate, recipe.train.clip_gradient) == (
+        7,
+        1e-3,
+        None,
+    )
     assert recipe.model.radial_hidden == [32, 32]
 
 
 def test_wrong_overrides_are_listed_with_the_other_problems(write):
-    message = complaint(write(MINIMAL + "train: {epoch: 1}\n"), "train.epochs.x=3", "foo", "train.lr=1", "data.train.a=1")
+    message = complaint(
+        write(MINIMAL + "train: {epoch: 1}\n"),
+        "train.epochs.x=3",
+        "foo",
+        "train.lr=1",
+        "data.train.a=1",
+    )
     assert "recipe has 5 problems" in message.replace("r.yaml", "recipe")
     assert "--set foo: expected KEY=VALUE" in message
     assert "data.train holds 'a.xyz', not keys" in message
@@ -140,9 +188,13 @@ def test_wrong_overrides_are_listed_with_the_other_problems(write):
     assert "train.epoch: unknown key (r.yaml line 3); did you mean train.epochs?" in message
 
 
-def test_paths_in_a_file_start_at_the_file_and_paths_on_the_command_line_where_one_is(tmp_path, monkeypatch):
+def test_paths_in_a_file_start_at_the_file_and_paths_on_the_command_line_where_one_is(
+    tmp_path, monkeypatch
+):
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "r.yaml").write_text("data: {train: a.xyz, valid: [b.xyz], test: {hot: c.xyz}}\noutput: out\n")
+    (tmp_path / "sub" / "r.yaml").write_text(
+        "data: {train: a.xyz, valid: [b.xyz], test: {hot: c.xyz}}\noutput: out\n"
+    )
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe("sub/r.yaml", ["data.valid=d.xyz"])
     assert recipe.paths(recipe.data.train) == [Path("sub/a.xyz")]
@@ -177,7 +229,10 @@ def test_the_defaults_of_the_recipe_are_those_of_the_constructor():
     fields = MACERecipe.model_fields
     assert set(fields) - {"name"} == set(constructor) - {"self", "elements", "reference_energies"}
     for name in set(fields) - measured - {"name", "cutoff"}:
-        default, expected = fields[name].get_default(call_default_factory=True), constructor[name].default
+        default, expected = (
+            fields[name].get_default(call_default_factory=True),
+            constructor[name].default,
+        )
         assert (tuple(default) if isinstance(default, list) else default) == expected, name
 
 
@@ -186,14 +241,21 @@ def test_checking_a_recipe_imports_neither_torch_nor_ase(write):
         "import sys; from equiv.train import load_recipe; load_recipe(sys.argv[1]);"
         "print([m for m in ('torch', 'ase', 'numpy', 'matplotlib') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(write(MINIMAL))], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(write(MINIMAL))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
 
 
 KEYS = [key for key in all_keys() if "." in key]
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(key=st.sampled_from(KEYS), position=st.integers(0, 30), letter=st.sampled_from("abcxyz_"))
 def test_a_typo_in_any_key_suggests_that_key(key, position, letter):
     section, _, word = key.rpartition(".")
@@ -216,7 +278,13 @@ def test_a_typo_in_any_key_suggests_that_key(key, position, letter):
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-TREES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8)
+TREES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
 
 
 @settings(deadline=None, max_examples=150)
@@ -239,7 +307,9 @@ def test_whatever_stands_in_a_recipe_it_is_read_or_refused_but_never_crashes(val
         assert isinstance(recipe, Recipe)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(text=st.text(alphabet=st.sampled_from("dat:rin \n-[]{}&*!'\"#|>%@`0.e~,?\t"), max_size=60))
 def test_whatever_text_is_given_it_is_read_or_refused_but_never_crashes(write, text):
     path = write(text)

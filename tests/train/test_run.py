@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import emt_structures
 from rich.console import Console
 
 import equiv
 from equiv.models.file import read_header
 from equiv.train import TrainingDiverged, load_recipe, run
 from equiv.train.console import RunConsole
-from equiv.train.loop import Trainer
+from equiv.train.loop import NonFiniteLoss, Trainer
 from equiv.train.prepare import prepare
 
 
@@ -25,16 +24,18 @@ def shown(recipe, **keys):
 
 
 @pytest.fixture(scope="module")
-def finished(emt_file, tmp_path_factory):
+def finished(emt_file, emt_structures, tiny_model, tmp_path_factory):
     """One finished run with a test set, shared by the tests that only look."""
-    from conftest import TINY_MODEL
-
     folder = tmp_path_factory.mktemp("finished")
     ase.io.write(folder / "test.xyz", emt_structures(6, seed=9), format="extxyz")
     recipe = {
-        "data": {"train": str(emt_file), "valid_fraction": 0.25, "test": {"new": str(folder / "test.xyz")}},
-        "model": TINY_MODEL,
-        "train": {"epochs": 20, "batch_size": 2, "threads": 1, "warmup_steps": 5},
+        "data": {
+            "train": str(emt_file),
+            "valid_fraction": 0.25,
+            "test": {"new": str(folder / "test.xyz")},
+        },
+        "model": tiny_model,
+        "train": {"epochs": 60, "batch_size": 2, "threads": 1, "warmup_steps": 5},
         "output": str(folder / "run"),
         "card": {"level_of_theory": "EMT"},
     }
@@ -42,10 +43,15 @@ def finished(emt_file, tmp_path_factory):
     return result, text
 
 
-def test_training_lowers_every_error(finished):
+def test_training_lowers_every_error(finished, emt_structures):
     result, _ = finished
     first, last = result.history[0], result.history[-1]
-    for name in ("valid_energy_rmse", "valid_forces_rmse", "valid_stress_rmse", "train_forces_rmse"):
+    for name in (
+        "valid_energy_rmse",
+        "valid_forces_rmse",
+        "valid_stress_rmse",
+        "train_forces_rmse",
+    ):
         assert last[name] < 0.7 * first[name], name
     assert result.metrics["new"]["forces"]["rmse"] < 0.6 * np.sqrt(
         np.mean([np.square(atoms.arrays["forces"]) for atoms in emt_structures(6, seed=9)])
@@ -74,7 +80,15 @@ def test_a_run_leaves_all_its_files(finished):
 
 def test_every_choice_is_printed(finished):
     _, text = finished
-    for choice in ("mean_neighbors = ", "scale = ", "shift = ", "batch_edges = ", "held out: 25%", "seed 1", "weights"):
+    for choice in (
+        "mean_neighbors = ",
+        "scale = ",
+        "shift = ",
+        "batch_edges = ",
+        "held out: 25%",
+        "seed 1",
+        "weights",
+    ):
         assert choice in text, choice
 
 
@@ -83,14 +97,14 @@ def test_the_table_has_units_and_one_line_per_epoch(finished):
     lines = text.splitlines()
     assert any("E valid" in line and "S valid" in line for line in lines)
     assert any("meV/atom" in line and "meV/A" in line and "GPa" in line for line in lines)
-    assert len(result.history) == 20
+    assert len(result.history) == 60
 
 
 def test_the_model_file_predicts_what_the_error_table_says(finished):
     result, _ = finished
     model = equiv.load_model(result.model)
-    from equiv.graph import AtomGraph
     from equiv.data import read_frames
+    from equiv.graph import AtomGraph
     from equiv.train import evaluate_model
 
     frames = read_frames(result.folder.parent / "test.xyz")
@@ -114,9 +128,12 @@ def test_the_written_recipe_is_complete_and_runs_again_to_the_same_weights(finis
     written = yaml.safe_load((result.folder / "recipe.yaml").read_text())
     assert written["model"]["mean_neighbors"] > 1
     assert written["data"]["reference_energies"].keys() == {"Al", "Cu"}
-    again = run(result.folder / "recipe.yaml", output=tmp_path / "again")
+    again = run(result.folder / "recipe.yaml", output=tmp_path / "again", report=False)
     one, two = equiv.load_model(result.model), equiv.load_model(again.model)
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    )
 
 
 def test_the_report_stands_alone(finished):
@@ -125,7 +142,14 @@ def test_the_report_stands_alone(finished):
     assert page.count("data:image/png;base64,") == 2
     assert "http" not in page.replace("http-equiv", "")
     assert "<script" not in page
-    for text in ("new", "copper", "alloy", "learning_rate: 0.01", torch.__version__.split("+")[0], "test.xyz:"):
+    for text in (
+        "new",
+        "copper",
+        "alloy",
+        "learning_rate: 0.01",
+        torch.__version__.split("+")[0],
+        "test.xyz:",
+    ):
         assert text in page, text
 
 
@@ -145,7 +169,9 @@ def test_the_worst_structures_come_first_with_their_errors(finished):
     errors = [atoms.info["force_rmse_eV_per_A"] for atoms in worst]
     assert len(errors) == 6
     assert errors == sorted(errors, reverse=True)
-    overall = np.sqrt(np.mean(np.square(errors)))  # equal sizes: the mean square of means is the mean square
+    overall = np.sqrt(
+        np.mean(np.square(errors))
+    )  # equal sizes: the mean square of means is the mean square
     assert overall == pytest.approx(result.metrics["new"]["forces"]["rmse"], rel=1e-6)
 
 
@@ -163,19 +189,22 @@ def test_a_failing_plot_is_a_loud_warning_and_costs_nothing_else(tiny, monkeypat
     assert (result.folder / "metrics.json").exists()
 
 
-def test_a_loss_that_is_no_number_stops_and_names_the_structures(tiny, tmp_path):
-    # Two atoms so close that the model overflows, although the labels are fine.
-    structures = emt_structures()
-    structures[4].arrays["forces"][0, 0] = 1e300
-    ase.io.write(tmp_path / "bad.xyz", structures, format="extxyz")
-    recipe = tiny(loss="mse")
-    recipe["data"] |= {"train": str(tmp_path / "bad.xyz"), "valid": recipe["data"]["train"]}
-    with pytest.raises(TrainingDiverged, match=r"the loss became inf in epoch 0[\s\S]*bad.xyz:4[\s\S]*nan_frames.xyz"):
+def test_a_structure_that_breaks_the_loss_is_found_among_the_others(tiny, tmp_path):
+    trainer = trainer_of(tiny(loss="mse"), tmp_path)
+    trainer.train_graphs[4].forces[0, 0] = 1e300
+    with pytest.raises(NonFiniteLoss, match="the loss became inf in epoch 0") as caught:
+        trainer.fit()
+    assert caught.value.indices == [4]
+
+
+def test_a_run_that_diverges_writes_its_structures_and_says_what_to_do(tiny, tmp_path):
+    recipe = tiny(learning_rate=1e30, clip_gradient=None, warmup_steps=0, loss="mse")
+    with pytest.raises(TrainingDiverged, match=r"emt.xyz:\d+[\s\S]*nan_frames.xyz") as caught:
         run(recipe)
+    assert "lower train.learning_rate" in str(caught.value)
     guilty = ase.io.read(tmp_path / "run" / "nan_frames.xyz", ":")
-    assert len(guilty) == 1
-    np.testing.assert_allclose(guilty[0].positions, structures[4].positions)
-    assert guilty[0].arrays["REF_forces"][0, 0] == 1e300
+    assert 1 <= len(guilty) <= 2
+    assert guilty[0].arrays["REF_forces"].shape == (4, 3)
 
 
 def test_diverged_weights_are_told_from_bad_structures(tiny, tmp_path):
@@ -207,21 +236,27 @@ def test_the_rehearsal_changes_nothing(tiny, tmp_path):
     state = torch.get_rng_state()
     edges = trainer.rehearse()
     assert edges == max(
-        sum(int(trainer.sampler.num_edges[i]) for i in batch) for batch in [trainer.sampler.largest()]
+        sum(int(trainer.sampler.num_edges[i]) for i in batch)
+        for batch in [trainer.sampler.largest()]
     )
-    assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
+    assert all(
+        torch.equal(before[name], value) for name, value in trainer.model.state_dict().items()
+    )
     assert all(value.grad is None for value in trainer.parameters.values())
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_patience_stops_early(tiny):
-    result = run(tiny(epochs=50, learning_rate=1e-12, warmup_steps=0, ema_decay=0.0, patience=2))
+    result = run(
+        tiny(epochs=50, learning_rate=1e-12, warmup_steps=0, ema_decay=0.0, patience=2),
+        report=False,
+    )
     assert result.reason == "patience"
     assert len(result.history) < 50
 
 
 def test_max_time_stops_and_the_clock_drives_the_schedule(tiny):
-    result = run(tiny(epochs="auto", max_time=2.0))
+    result = run(tiny(epochs="auto", max_time=2.0), report=False)
     assert result.reason == "max_time"
     rates = [row["learning_rate"] for row in result.history]
     assert 1.5 < result.history[-1]["time_s"] < 10
@@ -231,16 +266,22 @@ def test_max_time_stops_and_the_clock_drives_the_schedule(tiny):
 def test_a_run_leaves_global_state_alone(tiny):
     torch.manual_seed(3)
     np.random.seed(3)
-    state, threads, dtype = torch.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype()
-    run(tiny(epochs=1, threads=2))
+    state, threads, dtype = (
+        torch.get_rng_state(),
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+    )
+    run(tiny(epochs=1), report=False)
     assert torch.equal(state, torch.get_rng_state())
     assert (threads, dtype) == (torch.get_num_threads(), torch.get_default_dtype())
 
 
 def test_two_runs_of_one_recipe_are_equal_and_another_seed_is_not(tiny, tmp_path):
     def weights(seed, name):
-        result = run(tiny(epochs=1, seed=seed), output=tmp_path / name)
-        return torch.cat([value.double().flatten() for value in equiv.load_model(result.model).parameters()])
+        result = run(tiny(epochs=1, seed=seed), output=tmp_path / name, report=False)
+        return torch.cat(
+            [value.double().flatten() for value in equiv.load_model(result.model).parameters()]
+        )
 
     one, two, other = weights(1, "a"), weights(1, "b"), weights(2, "c")
     assert torch.equal(one, two)
@@ -248,18 +289,18 @@ def test_two_runs_of_one_recipe_are_equal_and_another_seed_is_not(tiny, tmp_path
 
 
 def test_float64_training_gives_a_float64_model(tiny):
-    result = run(tiny(epochs=1, dtype="float64"))
+    result = run(tiny(epochs=1, dtype="float64"), report=False)
     assert equiv.load_model(result.model).dtype == torch.float64
 
 
-def test_energies_alone_can_be_learned(tiny, tmp_path):
+def test_energies_alone_can_be_learned(tiny, tmp_path, emt_structures):
     structures = emt_structures()
     for atoms in structures:
         del atoms.arrays["forces"], atoms.info["stress"]
     ase.io.write(tmp_path / "e.xyz", structures, format="extxyz")
     recipe = tiny(epochs=2)
     recipe["data"]["train"] = str(tmp_path / "e.xyz")
-    result = run(recipe)
+    result = run(recipe, report=False)
     assert "forces" not in result.metrics["valid"]
     assert result.metrics["valid"]["energy"]["count"] == 3
 
@@ -276,7 +317,9 @@ def test_resolved_values_are_measured_on_the_training_set(tiny):
 def test_atoms_without_neighbours_are_refused(tiny):
     recipe = tiny()
     recipe["model"]["cutoff"] = 0.5
-    with pytest.raises(ValueError, match=r"no atom of the training set has a neighbour within model.cutoff = 0.5"):
+    with pytest.raises(
+        ValueError, match=r"no atom of the training set has a neighbour within model.cutoff = 0.5"
+    ):
         run(recipe)
 
 

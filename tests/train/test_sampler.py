@@ -10,8 +10,16 @@ COUNTS = st.lists(st.integers(0, 50), min_size=1, max_size=60)
 
 
 @settings(deadline=None)
-@given(counts=COUNTS, budget=st.integers(50, 200), most=st.integers(1, 9), seed=st.integers(0, 5), epoch=st.integers(0, 5))
-def test_every_structure_is_in_exactly_one_batch_and_no_batch_breaks_a_limit(counts, budget, most, seed, epoch):
+@given(
+    counts=COUNTS,
+    budget=st.integers(50, 200),
+    most=st.integers(1, 9),
+    seed=st.integers(0, 5),
+    epoch=st.integers(0, 5),
+)
+def test_every_structure_is_in_exactly_one_batch_and_no_batch_breaks_a_limit(
+    counts, budget, most, seed, epoch
+):
     sampler = EdgeBudgetSampler(counts, max_edges=budget, max_structures=most, seed=seed)
     batches = sampler.batches(epoch)
     assert sorted(i for batch in batches for i in batch) == list(range(len(counts)))
@@ -23,7 +31,9 @@ def test_every_structure_is_in_exactly_one_batch_and_no_batch_breaks_a_limit(cou
 @settings(deadline=None)
 @given(counts=COUNTS, budget=st.integers(50, 200), most=st.integers(1, 9), epoch=st.integers(0, 5))
 def test_no_batch_is_closed_while_the_next_structure_would_fit(counts, budget, most, epoch):
-    batches = EdgeBudgetSampler(counts, max_edges=budget, max_structures=most, seed=0).batches(epoch)
+    batches = EdgeBudgetSampler(counts, max_edges=budget, max_structures=most, seed=0).batches(
+        epoch
+    )
     for batch, following in zip(batches, batches[1:], strict=False):
         full = len(batch) == most
         assert full or sum(counts[i] for i in batch) + counts[following[0]] > budget
@@ -49,7 +59,10 @@ def test_the_order_depends_on_seed_and_epoch_alone():
 
 
 def test_a_structure_beyond_the_budget_is_named():
-    with pytest.raises(EquivError, match=r"batch_edges = 10 is less than the 30 edges of the largest structure \(number 1\)"):
+    with pytest.raises(
+        EquivError,
+        match=r"batch_edges = 10 is less than the 30 edges of the largest structure \(number 1\)",
+    ):
         EdgeBudgetSampler([5, 30, 7], max_edges=10, max_structures=4, seed=0)
 
 
