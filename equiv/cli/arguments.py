@@ -151,6 +151,8 @@ def _read(path: Path, index: int | str) -> "list[Atoms]":
         raise EquivError(f"{path}: there is no such file")
     if path.is_dir():
         raise EquivError(f"{path} is a folder; name a file with structures")
+    if path.stat().st_size == 0:
+        raise EquivError(f"{path} is empty and holds no structures")
     try:
         frames = read(path, index=index)
     except (IndexError, StopIteration) as error:

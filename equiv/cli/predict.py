@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from equiv.models.interface import Model
+    from equiv.models.interface import Model, Prediction
 
 EXAMPLE = """\
 examples:
@@ -74,8 +74,6 @@ def add_predictions(
         EquivError: if a frame holds such keys already, or a prediction is not finite.
         UnknownElementError: if a frame holds an element the model does not know.
     """
-    from ase.stress import full_3x3_to_voigt_6_stress
-
     from equiv.errors import EquivError
     from equiv.graph import AtomGraph, collate
     from equiv.train.metrics import evaluation_batches
@@ -88,30 +86,43 @@ def add_predictions(
                 f"structure {number} holds {', '.join(taken)} already; choose another --prefix"
             )
     graphs = [AtomGraph.from_atoms(frame, model.cutoff) for frame in frames]
-    for indices in evaluation_batches(graphs):
-        batch = collate([graphs[i] for i in indices]).to(model.device)
-        stress = bool(batch.pbc.any())
-        prediction = model(batch, forces=True, stress=stress)
-        energy, energies = prediction.energy.cpu().numpy(), prediction.energies.cpu().numpy()
-        forces = prediction.forces.double().cpu().numpy()
-        first = batch.ptr.cpu().numpy()
-        for row, index in enumerate(indices):
-            atoms, mine = frames[index], slice(first[row], first[row + 1])
-            if not (
-                abs(energy[row]) < float("inf") and abs(forces[mine]).max(initial=0) < float("inf")
-            ):
-                raise EquivError(
-                    f"the prediction for structure {index} ({atoms.get_chemical_formula()}) is not "
-                    "finite; atoms may lie on top of each other"
-                )
-            atoms.info[prefix + "energy"] = float(energy[row])
-            atoms.arrays[prefix + "energies"] = energies[mine].copy()
-            atoms.arrays[prefix + "forces"] = forces[mine].copy()
-            if atoms.pbc.any() and atoms.cell.rank == 3:
-                voigt = full_3x3_to_voigt_6_stress(prediction.stress[row].double().cpu().numpy())
-                atoms.info[prefix + "stress"] = voigt
-        if progress is not None:
-            progress(len(indices))
+    training = model.training
+    model.eval()
+    try:
+        for indices in evaluation_batches(graphs):
+            batch = collate([graphs[i] for i in indices]).to(model.device)
+            prediction = model(batch, forces=True, stress=bool(batch.pbc.any()))
+            first = batch.ptr.tolist()
+            for row, index in enumerate(indices):
+                atoms = slice(first[row], first[row + 1])
+                _add(frames[index], prediction, row, atoms, prefix)
+            if progress is not None:
+                progress(len(indices))
+    finally:
+        model.train(training)
+
+
+def _add(frame: "Atoms", prediction: "Prediction", row: int, atoms: slice, prefix: str) -> None:
+    """Add the prediction for structure `row` of a batch, whose atoms are `atoms`, to a frame."""
+    import numpy as np
+    from ase.stress import full_3x3_to_voigt_6_stress
+
+    from equiv.errors import EquivError
+
+    assert prediction.forces is not None
+    energy = prediction.energy[row].item()
+    forces = prediction.forces[atoms].double().cpu().numpy()
+    if not (np.isfinite(energy) and np.isfinite(forces).all()):
+        raise EquivError(
+            f"the prediction for {frame.get_chemical_formula()} is not finite; atoms may lie on "
+            "top of each other"
+        )
+    frame.info[prefix + "energy"] = energy
+    frame.arrays[prefix + "energies"] = prediction.energies[atoms].cpu().numpy()
+    frame.arrays[prefix + "forces"] = forces
+    if prediction.stress is not None and frame.pbc.any() and frame.cell.rank == 3:
+        stress = prediction.stress[row].double().cpu().numpy()
+        frame.info[prefix + "stress"] = full_3x3_to_voigt_6_stress(stress)
 
 
 def write_frames(frames: Sequence["Atoms"], output: Path) -> None:
