@@ -63,6 +63,8 @@ class ClebschGordanTensorProduct(PathTensorProduct):
         self._by_in2: dict[int, list[int]] = {}
         self._by_pair: dict[tuple[int, int], list[int]] = {}
         for p, path in enumerate(self.instructions):
+            if any(mul == 0 for mul, _ in self.terms[p]):
+                continue
             if path.mode == "uuu":
                 self._by_pair.setdefault((path.in1, path.in2), []).append(p)
             elif self.terms[p][1][1].l == 0:
@@ -91,6 +93,7 @@ class ClebschGordanTensorProduct(PathTensorProduct):
         flat = [
             block.transpose(1, 2).reshape(rows, mul * dim)
             for block, (mul, dim) in zip(blocks, self._shapes[2], strict=True)
+            if block is not None
         ]
         return torch.cat(flat, dim=1) if flat else x1.new_zeros(rows, 0)
 
@@ -107,15 +110,15 @@ class ClebschGordanTensorProduct(PathTensorProduct):
             list(x2.split([dim for _, dim in self._shapes[1]], dim=1)),
             weight,
         )
-        return torch.cat(blocks, dim=1)
+        return torch.cat([block for block in blocks if block is not None], dim=1)
 
     def _blocks(
         self,
         x: list[Float[Tensor, "rows i u"]],
         y: list[Float[Tensor, "rows j v"]],
         weight: Float[Tensor, "rows_or_1 weights"] | None,
-    ) -> list[Float[Tensor, "rows k w"]]:
-        """Every output term."""
+    ) -> list[Float[Tensor, "rows k w"] | None]:
+        """Every output term, None for one without channels."""
         weights = self._split_weights(weight)
         terms: list[list[Tensor]] = [[] for _ in self._shapes[2]]
         for p, coefficient in self._scalar:
@@ -142,7 +145,7 @@ class ClebschGordanTensorProduct(PathTensorProduct):
                 block = part.unflatten(1, pairs.shape[1:])
                 block = block if weights[p] is None else block * weights[p]
                 terms[self.instructions[p].out].append(block.transpose(0, 1))
-        return [sum(blocks[1:], blocks[0]) for blocks in terms]
+        return [sum(blocks[1:], blocks[0]) if blocks else None for blocks in terms]
 
     def _split_weights(self, weight: Tensor | None) -> list[Float[Tensor, "rows_or_1 ..."] | None]:
         if weight is None:

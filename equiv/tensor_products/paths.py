@@ -228,7 +228,7 @@ def _check_path(path: Path, in1: Irreps, in2: Irreps, out: Irreps) -> None:
 
 
 def _check_all_reached(paths: Sequence[Path], in1: Irreps, in2: Irreps, out: Irreps) -> None:
-    reached = {path.out for path in paths}
+    reached = {p.out for p in paths if in1[p.in1].dim and in2[p.in2].dim}
     missed = [f"{mul_ir}" for i, mul_ir in enumerate(out) if i not in reached and mul_ir.mul]
     if missed:
         possible = sorted({ir for _, ir1 in in1 for _, ir2 in in2 for ir in ir1 * ir2})

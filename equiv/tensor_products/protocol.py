@@ -1,5 +1,6 @@
 r"""What every tensor product of this package offers."""
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -170,7 +171,7 @@ class TensorProduct(ExactConstants):
                 f"{type(self).__name__}: leading shapes {tuple(lead1)} of x1, {tuple(lead2)} of x2 "
                 f"and {tuple(lead_weight)} of weight do not broadcast"
             ) from error
-        rows = batch.numel()
+        rows = math.prod(batch)
         x1 = x1.expand(*batch, *x1.shape[-trailing:]).reshape(rows, *x1.shape[-trailing:])
         x2 = x2.expand(*batch, *x2.shape[-trailing:]).reshape(rows, *x2.shape[-trailing:])
         if weight is not None:

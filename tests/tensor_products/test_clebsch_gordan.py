@@ -221,6 +221,35 @@ def test_compiles_in_one_graph_with_the_same_values_and_gradients(name):
     assert_same(*results)
 
 
+def test_exports_with_any_number_of_rows():
+    product = tensor_product("2x0e+2x1o", "0e+1o", "2x0e+2x1o")
+    x1, x2, _ = inputs(product, 3, dtype=torch.float32)
+    rows = {0: torch.export.Dim("rows")}
+    with torch.no_grad():
+        exported = torch.export.export(product, (x1, x2), dynamic_shapes=(rows, rows))
+    x1, x2, _ = inputs(product, 5, dtype=torch.float32)
+    torch.testing.assert_close(exported.module()(x1, x2), product(x1, x2))
+
+
+@pytest.mark.parametrize(
+    "irreps",
+    [
+        ("0x0e+2x1o", "1o+0x2e", "2x0e+0x3o"),
+        ("2x0e+0x1o", "0e+0x1o", "2x0e"),
+        ("0e", "", ""),
+        ("", "0e", ""),
+    ],
+)
+@pytest.mark.parametrize("method", ["clebsch_gordan", "reference"])
+def test_terms_without_channels_are_passed_over(irreps, method):
+    product = tensor_product(*irreps, method=method)
+    x1, x2, _ = inputs(product, 3, dtype=torch.float32)
+    z = product(x1, x2)
+    assert z.shape == (3, product.irreps_out.dim)
+    assert z.isfinite().all()
+    assert (z != 0).all()
+
+
 def test_weights_are_stored_and_restored():
     product = tensor_product("2x0e+1o", "0e+1o", "2x0e+1o")
     assert list(product.state_dict()) == ["weight"]

@@ -90,6 +90,11 @@ def test_outputs_that_stay_empty_are_refused():
         tensor_product("4x0e", "1o", "3x1o", mode="uvu")
 
 
+def test_a_path_without_channels_fills_nothing():
+    with pytest.raises(EquivError, match="no path reaches 2x1o from"):
+        tensor_product("2x0e+0x1o", "0e", "2x0e+2x1o")
+
+
 def test_misspelt_choices_are_refused():
     with pytest.raises(EquivError, match="irrep_normalization: expected one of component, norm"):
         tensor_product("0e", "0e", "0e", irrep_normalization="components")  # pyright: ignore
