@@ -91,6 +91,11 @@ def add_labels(parser: argparse.ArgumentParser) -> None:
         "--stress-unit", metavar="UNIT", help="unit of stress in the file, as GPa or kbar"
     )
     group.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="let structures without some of the labels count for the others",
+    )
+    group.add_argument(
         "--stress-sign",
         choices=("ase", "compression_positive"),
         help="sign of stress in the file (default: ase, tension positive)",
@@ -99,16 +104,28 @@ def add_labels(parser: argparse.ArgumentParser) -> None:
 
 def label_options(args: argparse.Namespace) -> dict[str, Any]:
     """What `equiv.data.read_frames` needs beside the file, from the arguments of `add_labels`."""
+    from pydantic import ValidationError
+
     from equiv.data.options import LabelChoice, UnitChoice
 
-    keys = {name: getattr(args, f"{name}_key") for name in ("energy", "forces", "stress")}
-    labels = LabelChoice(**{name: None if key == "none" else key for name, key in keys.items()})
-    units = {name: getattr(args, f"{name}_unit") for name in ("energy", "length", "stress")}
-    units["stress_sign"] = args.stress_sign
-    return {
-        "labels": labels,
-        "units": UnitChoice(**{k: v for k, v in units.items() if v is not None}),
-    }
+    names = ("energy", "forces", "stress")
+    keys = {name: getattr(args, f"{name}_key") for name in names}
+    labels = {name: None if key == "none" else key for name, key in keys.items()}
+    missing = list(names) if args.allow_missing else []
+    given = {name: getattr(args, f"{name}_unit") for name in ("energy", "length", "stress")}
+    given["stress_sign"] = args.stress_sign
+    units = {name: unit for name, unit in given.items() if unit is not None}
+    try:
+        return {
+            "labels": LabelChoice.model_validate({**labels, "allow_missing": missing}),
+            "units": UnitChoice.model_validate(units),
+        }
+    except ValidationError as error:
+        problems = [
+            f"--{'-'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
+        raise EquivError("; ".join(problems)) from error
 
 
 def load(args: argparse.Namespace) -> "Model":
@@ -204,10 +221,9 @@ def output_format(output: Path) -> str:
 
     try:
         name = filetype(str(output), read=False)
-        can_write = ioformats[name].can_write
-    except (UnknownFileTypeError, KeyError):
-        can_write = False
-    if not can_write:
+    except UnknownFileTypeError:
+        name = ""
+    if name not in ioformats or not ioformats[name].can_write:
         raise EquivError(
             f"{output}: ASE writes no structure file of that name; "
             "use for example .xyz, .cif, .traj or POSCAR"

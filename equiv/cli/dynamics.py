@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms, units
-from ase.io import Trajectory, write
+from ase.io import write
+from ase.io.trajectory import TrajectoryWriter
 from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
 from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT
@@ -81,7 +82,7 @@ class Dynamics:
             raise self._exploded(step, str(error)) from error
 
     def _check(self, step: int = 0) -> float:
-        temperature = self.atoms.get_temperature()
+        temperature = float(self.atoms.get_temperature())
         if not math.isfinite(temperature) or temperature > self.limit:
             raise self._exploded(step, f"the temperature reached {temperature:.3g} K")
         return temperature
@@ -98,7 +99,7 @@ class Dynamics:
         """A function that writes the present frame, and one that ends the file."""
         path, atoms = self.args.output, self.atoms
         if path.suffix.lower() == ".traj":
-            file = Trajectory(path, "a" if self.args.extend else "w", atoms)
+            file = TrajectoryWriter(path, "a" if self.args.extend else "w", atoms)
             return file.write, file.close
         if not self.args.extend:
             path.unlink(missing_ok=True)
@@ -107,10 +108,18 @@ class Dynamics:
     def _row(self) -> list[float]:
         """The present values of `COLUMNS`."""
         atoms = self.atoms
-        potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
+        potential = float(atoms.get_potential_energy())
+        kinetic = float(atoms.get_kinetic_energy())
         time = self.integrator.nsteps * self.timestep
-        volume = atoms.get_volume() if atoms.cell.rank == 3 else math.nan
-        return [time, potential, kinetic, potential + kinetic, atoms.get_temperature(), volume]
+        volume = float(atoms.get_volume()) if atoms.cell.rank == 3 else math.nan
+        return [
+            time,
+            potential,
+            kinetic,
+            potential + kinetic,
+            float(atoms.get_temperature()),
+            volume,
+        ]
 
     def _summary(self, rows: np.ndarray) -> None:
         half = rows[len(rows) // 2 :]

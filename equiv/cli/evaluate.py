@@ -8,9 +8,13 @@ Angstrom; with --json exactly {"frames", "energy_per_atom": {"mae", "rmse"}, "en
 import argparse
 import glob
 import json
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from equiv.data import Frame
 
 EXAMPLE = """\
 examples:
@@ -46,44 +50,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
+    from equiv.atomic import replacing
     from equiv.cli.arguments import check_extended_xyz, check_output, label_options, load
+    from equiv.cli.predict import add_predictions, write_frames
+    from equiv.cli.progress import Progress
+    from equiv.errors import EquivError
 
     inputs = [args.model, *(Path(p) for name in args.data for p in [name, *glob.glob(name)])]
     for output in (args.plot, args.output):
         if output is not None:
             check_output(output, *inputs)
+    if args.plot is not None and args.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise EquivError(f"{args.plot}: a plot is written as .png, .pdf or .svg; name such a file")
     if args.output is not None:
         check_extended_xyz(args.output)
+    choices = label_options(args)
     model = load(args)
 
     from rich.console import Console
 
-    from equiv.cli.predict import add_predictions, write_frames
     from equiv.data import read_frames
     from equiv.graph import AtomGraph
     from equiv.train.console import RunConsole
     from equiv.train.metrics import evaluate
 
-    dataset = read_frames(args.data, **label_options(args))
+    dataset = read_frames(args.data, **choices)
     if not args.json:
         print(dataset.labels)
     graphs = [AtomGraph.from_atoms(f.atoms, model.cutoff, labels=f) for f in dataset]
-    evaluation = evaluate(model, graphs, groups=[frame.group for frame in dataset])
+    with Progress("evaluating", len(graphs), "structures") as progress:
+        groups = [frame.group for frame in dataset]
+        evaluation = evaluate(model, graphs, groups=groups, progress=progress.advance)
     errors = evaluation.metrics.to_dict()
+    if not any(name in errors for name in PROPERTIES):
+        raise EquivError(
+            f"{' '.join(args.data)}: none of the {len(dataset)} structures has a label to compare "
+            "with; name the keys with --energy-key, --forces-key, --stress-key"
+        )
     if args.json:
-        json.dump(_exact(errors), sys.stdout)
-        print()
+        print(json.dumps(_exact(errors)))
     else:
         RunConsole(Console()).errors(f"errors of {args.model}", {"all": errors})
     if args.plot is not None:
-        from equiv.train.report import plot_parity
+        from equiv.train.plots import parity
 
-        plot_parity(evaluation, args.plot)
+        with replacing(args.plot) as temporary:
+            parity({" ".join(args.data): evaluation}, temporary)
     if args.output is not None:
-        frames = [frame.atoms for frame in dataset]
+        frames = [_with_labels(frame) for frame in dataset]
         add_predictions(model, frames, prefix="equiv_")
         write_frames(frames, args.output)
     return 0
+
+
+def _with_labels(frame: "Frame") -> "Atoms":
+    """A copy of the structure with the labels it was compared with, in eV and Angstrom."""
+    atoms = frame.atoms.copy()
+    for name in ("energy", "stress"):
+        if getattr(frame, name) is not None:
+            atoms.info[f"reference_{name}"] = getattr(frame, name)
+    if frame.forces is not None:
+        atoms.arrays["reference_forces"] = frame.forces
+    return atoms
 
 
 def _exact(errors: dict[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,14 @@ import copy
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import (
     Calculator,
+    Parameters,
     PropertyNotImplementedError,
     all_changes,
 )
@@ -22,6 +23,9 @@ from equiv.graph.verlet import VerletList
 from equiv.integrations.ase_plugin import register
 from equiv.models.file import dtype_named, load_model, usable_device
 from equiv.models.interface import Model
+
+PROPERTIES = ["energy", "free_energy", "energies", "forces", "stress", "stresses"]
+IGNORED = {"initial_magmoms", "initial_charges"}
 
 
 class EquivCalculator(Calculator):
@@ -59,15 +63,8 @@ class EquivCalculator(Calculator):
         PropertyNotImplementedError: for the stress of atoms without a periodic cell.
     """
 
-    implemented_properties: ClassVar[list[str]] = [
-        "energy",
-        "free_energy",
-        "energies",
-        "forces",
-        "stress",
-        "stresses",
-    ]
-    ignored_changes: ClassVar[set[str]] = {"initial_magmoms", "initial_charges"}
+    implemented_properties = PROPERTIES
+    ignored_changes = IGNORED
     nolabel = True  # ASE: this calculator writes no files of its own
 
     def __init__(
@@ -89,7 +86,7 @@ class EquivCalculator(Calculator):
             model = load_model(model, dtype=dtype, device=device)
         self.model = model.eval().requires_grad_(False)
         self.card = self.model.card
-        self.parameters.update(
+        self.parameters = Parameters(
             model=source, dtype=str(self.model.dtype).removeprefix("torch."), skin=float(skin)
         )
         self._neighbors = VerletList(self.model.cutoff, skin=skin)
@@ -194,7 +191,8 @@ class EquivCalculator(Calculator):
         return {key: value for key, value in self.__dict__.items() if key != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        for key, value in state.items():
+            setattr(self, key, value)
         self._neighbors = VerletList(self._neighbors.cutoff, skin=self._neighbors.skin)
         self._lock = threading.RLock()
 
