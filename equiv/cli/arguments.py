@@ -141,11 +141,11 @@ def read_structure(path: Path, index: int | None) -> "Atoms":
     Raises:
         EquivError: if the file holds no such structure or cannot be read.
     """
-    if index is not None:
-        return _read(path, index)[0]
-    frames = read_structures(path)
+    frames = read_structures(path) if index is None else _read(path, index)
     if len(frames) > 1:
         print(f"note   {path} holds {len(frames)} structures; this is the last (see --index)")
+    if not len(frames[-1]):
+        raise EquivError(f"{path}: the structure has no atoms")
     return frames[-1]
 
 

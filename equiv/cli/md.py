@@ -122,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.ensemble == "npt" and atoms.constraints:
         raise EquivError(f"npt cannot keep atoms fixed, and {args.structure} holds constraints")
+    if not atoms.get_number_of_degrees_of_freedom():
+        raise EquivError(f"{source}: every atom is fixed, there is nothing to move")
     model = load(args)
 
     from equiv.cli.dynamics import Dynamics

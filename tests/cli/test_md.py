@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 from ase.build import molecule
+from ase.constraints import FixAtoms
 from ase.io import read, write
 
 from equiv.cli.progress import Progress
@@ -139,6 +140,12 @@ def test_what_makes_no_sense_is_refused(folder, refused):
     assert "npt needs a periodic" in refused(*RUN, "water.xyz", "-T", "300", "--ensemble", "npt",
                                              "-o", "run.traj")  # fmt: skip
     assert ".traj or .xyz" in refused(*RUN, "water.xyz", "-T", "300", "-o", "run.cif")
+    fixed = molecule("H2O")
+    fixed.set_constraint(FixAtoms([0, 1, 2]))
+    write("fixed.xyz", fixed)
+    assert "every atom is fixed" in refused(*RUN, "fixed.xyz", "-T", "300", "-o", "run.traj")
+    (folder / "none.extxyz").write_text("0\nProperties=species:S:1:pos:R:3\n")
+    assert "no atoms" in refused(*RUN, "none.extxyz", "-T", "300", "-o", "run.traj")
     write("methane.xyz", molecule("CH4"))
     assert "holds C," in refused(*RUN, "methane.xyz", "-T", "300", "-o", "run.traj")
     assert not (folder / "run.cif").exists()
