@@ -23,8 +23,6 @@ from ase.optimize import BFGS
 
 import equiv
 from equiv.errors import EquivError, ModelFileError, UnknownElementError
-from equiv.graph.neighbors import neighbor_list
-from equiv.graph.verlet import VerletList
 from equiv.integrations.ase import EquivCalculator
 from equiv.models import build_model
 
@@ -391,39 +389,6 @@ def test_the_skin_changes_nothing_along_a_run_but_the_number_of_searches(model):
         np.testing.assert_allclose(s1, s0, atol=1e-12)
     assert fresh_calc._neighbors.searches >= 60
     assert 2 <= calc._neighbors.searches < 20
-
-
-def test_a_remembered_list_is_what_a_search_would_find():
-    rng = np.random.default_rng(0)
-    cell = np.array([[4.0, 0, 0], [1.0, 3.5, 0], [0.3, -0.4, 5.0]])
-    positions = rng.uniform(-1, 6, (7, 3))
-    for pbc in ([True] * 3, [True, False, True], [False] * 3):
-        periodic, verlet = np.array(pbc), VerletList(3.0, skin=1.0)
-        for _ in range(40):
-            positions = positions + rng.normal(0, 0.05, positions.shape)
-            found = verlet.update(positions, cell, periodic)
-            expected = neighbor_list(positions, cell, periodic, 3.0)
-            for name in ("senders", "receivers", "shifts"):
-                np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
-        assert 1 < verlet.searches < 40
-
-
-def test_a_remembered_list_is_dropped_with_anything_it_depends_on():
-    verlet = VerletList(3.0, skin=1.0)
-    positions, cell, pbc = crystal().positions, crystal().cell.array, np.array([True] * 3)
-    verlet.update(positions, cell, pbc)
-    verlet.update(positions + 0.1, cell, pbc)
-    assert verlet.searches == 1
-    moved = positions.copy()
-    moved[2, 0] += 0.501
-    verlet.update(moved, cell, pbc)
-    assert verlet.searches == 2
-    verlet.update(moved, cell * 1.0001, pbc)
-    assert verlet.searches == 3
-    verlet.update(moved, cell * 1.0001, np.array([True, True, False]))
-    assert verlet.searches == 4
-    verlet.update(moved[:5], cell * 1.0001, np.array([True, True, False]))
-    assert verlet.searches == 5
 
 
 def test_ase_finds_the_calculator_by_name():

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 import equiv
 from equiv.errors import EquivError, ModelFileError
 from equiv.models import MACE, build_model
-from equiv.models.allocation import AllocationLimit
 from equiv.models.file import load_model, read_header, save_model, verify_model
 from equiv.models.header import (
     FORMAT_VERSION,
@@ -420,24 +419,6 @@ def test_too_many_tensors_are_refused(tmp_path, content):
     entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     table = {str(i): entry for i in range(10_001)}
     assert "10001 tensors" in refusal(tmp_path, join(table, b""))
-
-
-def test_the_limit_on_allocations_stops_before_the_memory_is_taken():
-    with AllocationLimit(100), pytest.raises(ModelFileError):
-        torch.empty(10**12)
-    for make in (
-        lambda: torch.randn(20, 6),
-        lambda: torch.zeros((20, 6)),
-        lambda: torch.ones(size=(20, 6)),
-        lambda: torch.full((20, 6), 1.0),
-        lambda: torch.arange(120),
-        lambda: torch.eye(11),
-        lambda: [torch.rand(60) for _ in range(2)],
-    ):
-        with AllocationLimit(100), pytest.raises(ModelFileError):
-            make()
-        with AllocationLimit(121):
-            make()
 
 
 @settings(
