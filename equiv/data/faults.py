@@ -1,0 +1,127 @@
+"""Faults that make data useless: what is no structure, what is no number, what is zero everywhere."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from equiv.data.dataset import Dataset, Frame
+from equiv.data.report import Finding, find, short_names
+
+
+def find_faults(dataset: Dataset) -> list[Finding]:
+    """Errors that need no judgement. Looks at every structure and label once."""
+    findings = [
+        finding
+        for kind, message, broken in _STRUCTURE_FAULTS
+        if (finding := _collect(dataset, kind, message, broken)) is not None
+    ]
+    findings += [
+        finding
+        for kind, message, broken in _LABEL_FAULTS
+        if (finding := _collect(dataset, kind, message, broken)) is not None
+    ]
+    return findings + _zero_everywhere(dataset)
+
+
+def _collect(
+    dataset: Dataset, kind: str, message: str, broken: Callable[[Frame], bool]
+) -> Finding | None:
+    concerned = [frame for frame in dataset if broken(frame)]
+    if not concerned:
+        return None
+    count = f"{len(concerned)} structure" + ("s" if len(concerned) > 1 else "")
+    return find("error", kind, f"{count} {message}", concerned)
+
+
+def _no_volume(frame: Frame) -> bool:
+    rows = frame.atoms.cell.array[frame.atoms.pbc]
+    if not len(rows) or not np.isfinite(rows).all():
+        return False
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if (lengths == 0).any():
+        return True
+    return bool(np.linalg.svd(rows / lengths, compute_uv=False)[-1] < 1e-8)
+
+
+def _same_place(frame: Frame) -> bool:
+    """Whether two atoms sit on exactly the same point."""
+    positions = frame.atoms.positions
+    return len(np.unique(positions, axis=0)) < len(positions)
+
+
+_STRUCTURE_FAULTS: list[tuple[str, str, Callable[[Frame], bool]]] = [
+    ("empty structure", "without any atom", lambda f: len(f.atoms) == 0),
+    (
+        "unknown element",
+        "with atoms that are no chemical element (X, or a symbol nobody knows); remove ghost atoms",
+        lambda f: len(f.atoms) > 0 and bool((f.atoms.numbers < 1).any()),
+    ),
+    (
+        "non-finite positions",
+        "with positions that are not finite numbers",
+        lambda f: not np.isfinite(f.atoms.positions).all(),
+    ),
+    (
+        "non-finite cell",
+        "with a cell that has entries that are not finite numbers",
+        lambda f: not np.isfinite(f.atoms.cell.array).all(),
+    ),
+    (
+        "no volume",
+        "periodic in a direction whose lattice vector is zero or depends on the others; correct pbc or "
+        "the cell",
+        _no_volume,
+    ),
+    (
+        "atoms on top of each other",
+        "with two atoms in exactly the same place",
+        _same_place,
+    ),
+]
+
+_LABEL_FAULTS: list[tuple[str, str, Callable[[Frame], bool]]] = [
+    (
+        "non-finite energy",
+        "with an energy that is not a finite number",
+        lambda f: f.energy is not None and not np.isfinite(f.energy),
+    ),
+    (
+        "non-finite forces",
+        "with forces that are not finite numbers",
+        lambda f: f.forces is not None and not np.isfinite(f.forces).all(),
+    ),
+    (
+        "non-finite stress",
+        "with a stress that is not a finite number",
+        lambda f: f.stress is not None and not np.isfinite(f.stress).all(),
+    ),
+]
+
+
+def _zero_everywhere(dataset: Dataset) -> list[Finding]:
+    """Labels that are exactly zero in all structures of a file: written, but never computed."""
+    files: dict[str, list[Frame]] = {}
+    for frame in dataset:
+        if not frame.isolated and len(frame.atoms):
+            files.setdefault(frame.source, []).append(frame)
+    names = short_names(files)
+    findings = []
+    for name in ("energy", "forces", "stress"):
+        for source, frames in files.items():
+            labelled = [frame for frame in frames if getattr(frame, name) is not None]
+            if not labelled or any(np.any(getattr(frame, name) != 0) for frame in labelled):
+                continue
+            if name != "energy" and len(labelled) == 1 and dataset[:].num_atoms:
+                # One perfect crystal may well have no forces and no stress.
+                continue
+            verb = "are" if name == "forces" else "is"
+            findings.append(
+                find(
+                    "error",
+                    f"all-zero {name}",
+                    f"{name} {verb} exactly zero in all {len(labelled)} structures of {names[source]}; "
+                    f"name the right key with labels.{name}, or leave {name} out with null",
+                    labelled,
+                )
+            )
+    return findings

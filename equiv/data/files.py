@@ -1,0 +1,319 @@
+"""From names of files to raw structures, one after the other, with the place where each came from."""
+
+import glob
+import io
+import os
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ase
+import ase.io
+import numpy as np
+from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
+
+from equiv.errors import DataError
+
+Sources = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+# Formats that hold bare numbers. ASE converts all others to eV and Angstrom while it reads them.
+UNCONVERTED = ("extxyz", "xyz", "npz", "traj", "db", "json", "bundletrajectory")
+
+# Names in .npz files of molecules in their usual spellings (sGDML, rMD17, SchNet, ...).
+_NPZ = {
+    "numbers": ("nuclear_charges", "atomic_numbers", "numbers", "z", "Z"),
+    "positions": ("coords", "coordinates", "positions", "R"),
+    "energy": ("energies", "energy", "E"),
+    "forces": ("forces", "force", "F"),
+    "cell": ("cell", "lattice", "cells"),
+    "pbc": ("pbc",),
+}
+MAX_NPZ_BYTES = 16 * 2**30
+
+
+@dataclass
+class RawFrame:
+    """A structure as it stands in a file, nothing converted.
+
+    Attributes:
+        atoms: the structure.
+        results: what ASE took for results of a calculation, as stored (constraints not applied).
+        source: the file.
+        index: number in the file, from 0.
+        line: line where it begins, from 1, if it is a text file read by lines.
+        notes: oddities of the file seen on the way.
+    """
+
+    atoms: ase.Atoms
+    results: dict[str, Any]
+    source: str
+    index: int
+    line: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def find_files(sources: Sources) -> list[Path]:
+    """Every file that `sources` (files, folders, glob patterns, or a list of them) names, once.
+
+    The order is that of the list; what one pattern or folder yields is sorted by name.
+
+    Raises:
+        DataError: something named does not exist or matches nothing, or a folder holds no data file.
+    """
+    names = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    if not names:
+        raise DataError("no data file was named; give at least one file, folder or pattern")
+    found: dict[Path, None] = {}
+    for name in map(os.path.expanduser, map(os.fspath, names)):
+        for path in _matches(name):
+            found[path] = None
+    return list(found)
+
+
+def _matches(name: str) -> list[Path]:
+    path = Path(name)
+    if path.is_dir() and path.suffix != ".bundle":
+        files = sorted(
+            entry for entry in path.iterdir() if entry.is_file() and _looks_like_data(entry)
+        )
+        if not files:
+            raise DataError(
+                f"{name}: this folder holds no data file (.xyz, .extxyz, .traj, .db, .json, .npz, "
+                "vasprun.xml, OUTCAR); name the files if they are called otherwise"
+            )
+        return files
+    if path.exists():
+        return [path]
+    if glob.has_magic(name):
+        files = sorted(Path(match) for match in glob.glob(name, recursive=True))
+        if not files:
+            raise DataError(f"{name}: no file matches this pattern (in {Path.cwd()})")
+        return [file for match in files for file in _matches(str(match))]
+    hint = ""
+    if not path.is_absolute():
+        hint = f" (looked in {Path.cwd()})"
+    raise DataError(f"{name}: no such file{hint}")
+
+
+def _looks_like_data(path: Path) -> bool:
+    name = path.name.lower().removesuffix(".gz").removesuffix(".bz2").removesuffix(".xz")
+    return not path.name.startswith(".") and (
+        name.endswith((".xyz", ".extxyz", ".traj", ".db", ".json", ".npz"))
+        or name.startswith(("vasprun", "outcar"))
+    )
+
+
+def read_file(path: Path) -> Iterator[RawFrame]:
+    """The structures of one file, one at a time.
+
+    Raises:
+        DataError: the file is empty, of unknown format, truncated or damaged; the message names the file,
+            the number of the structure and, in text files, the line.
+    """
+    form = file_format(path)
+    if form in ("extxyz", "xyz"):
+        frames = _read_xyz(path)
+    elif form == "npz":
+        frames = _read_npz(path)
+    else:
+        frames = _read_with_ase(path, form)
+    count = 0
+    for frame in frames:
+        count += 1
+        yield frame
+    if count == 0:
+        raise DataError(f"{path}: the file holds no structure")
+
+
+def file_format(path: Path) -> str:
+    """ASE's name of the format of a file, or `npz`.
+
+    Raises:
+        DataError: it cannot be read or nobody knows the format.
+    """
+    if path.suffix == ".npz":
+        return "npz"
+    try:
+        if path.is_file() and path.stat().st_size == 0:
+            raise DataError(f"{path}: the file is empty")
+        form = filetype(str(path))
+    except UnknownFileTypeError:
+        raise DataError(
+            f"{path}: unknown file format; extended XYZ (.xyz) is understood by every program"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if form not in ase.io.formats.ioformats:
+        raise DataError(
+            f"{path}: unknown file format {form!r}; extended XYZ (.xyz) is understood by every program"
+        )
+    return form
+
+
+def _read_with_ase(path: Path, form: str) -> Iterator[RawFrame]:
+    index = 0
+    try:
+        with warnings.catch_warnings():
+            # Readers warn about entries we do not use; what we do use is checked afterwards.
+            warnings.simplefilter("ignore")
+            for atoms in ase.io.iread(path, index=":", format=form):
+                yield _raw(atoms, path, index)
+                index += 1
+    except DataError:
+        raise
+    except Exception as error:  # readers of some 80 formats fail in their own ways
+        raise _unreadable(path, index, None, error, form) from error
+
+
+def _read_xyz(path: Path) -> Iterator[RawFrame]:
+    """(Extended) XYZ, frame by frame: a reader of whole files stops silently at the first blank line."""
+    number, index = 0, 0
+    try:
+        with open_with_compression(str(path), "r") as file:
+            lines = iter(file)
+            for head in lines:
+                number += 1
+                if not head.strip():
+                    # Blank lines may only follow the last structure.
+                    continue
+                start = number
+                count = _atom_count(head, path, index, number)
+                chunk = [head]
+                for line in lines:
+                    chunk.append(line)
+                    number += 1
+                    if len(chunk) == count + 2:
+                        break
+                if len(chunk) < count + 2:
+                    raise DataError(
+                        f"{path}: structure {index} (line {start}) is cut off: it should have {count} "
+                        f"atoms, but the file ends after {max(len(chunk) - 2, 0)}"
+                    )
+                yield _parse_xyz(chunk, path, index, start)
+                index += 1
+    except DataError:
+        raise
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise _unreadable(path, index, number + 1, error, "xyz") from error
+
+
+def _atom_count(head: str, path: Path, index: int, line: int) -> int:
+    try:
+        count = int(head)
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise DataError(
+            f"{path}: structure {index} (line {line}) should begin with its number of atoms, "
+            f"got {head.strip()[:60]!r}"
+        )
+    return count
+
+
+def _parse_xyz(chunk: list[str], path: Path, index: int, line: int) -> RawFrame:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            atoms = ase.io.read(io.StringIO("".join(chunk)), index=0, format="extxyz")
+    except Exception as error:  # a damaged line surfaces as whatever numpy or ASE tripped over
+        raise _unreadable(path, index, line, error, "extxyz") from error
+    frame = _raw(atoms, path, index)
+    frame.line = line
+    if len(chunk) > 2:
+        columns = 4 + sum(
+            np.asarray(array).reshape(len(atoms), -1).shape[1]
+            for name, array in {**atoms.arrays, **_per_atom(frame.results, len(atoms))}.items()
+            if name not in ("numbers", "positions")
+        )
+        extra = len(chunk[2].split()) - columns
+        if extra > 0 and "Properties" not in chunk[1]:
+            frame.notes.append(
+                f"{extra} columns after the coordinates have no name (no Properties= in the second "
+                "line) and are not read"
+            )
+    return frame
+
+
+def _per_atom(results: dict[str, Any], atoms: int) -> dict[str, Any]:
+    return {k: v for k, v in results.items() if np.ndim(v) and np.shape(v)[0] == atoms}
+
+
+def _raw(atoms: Any, path: Path, index: int) -> RawFrame:
+    # The stored results, never get_forces(): that one zeroes forces on constrained atoms.
+    results = dict(atoms.calc.results) if atoms.calc is not None else {}
+    atoms.calc = None
+    # Databases keep their columns beside the structure.
+    for key, value in dict(atoms.info.get("key_value_pairs", {})).items():
+        atoms.info.setdefault(key, value)
+    return RawFrame(atoms, results, str(path), index)
+
+
+def _read_npz(path: Path) -> Iterator[RawFrame]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MAX_NPZ_BYTES:
+            raise DataError(f"{path}: unpacks to {size / 2**30:.1f} GiB, which is refused")
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except DataError:
+        raise
+    except Exception as error:  # zip, zlib and numpy each have their own errors for a damaged file
+        raise _unreadable(path, 0, None, error, "npz") from error
+    found = {
+        name: next((arrays[key] for key in keys if key in arrays), None)
+        for name, keys in _NPZ.items()
+    }
+    numbers, positions = found["numbers"], found["positions"]
+    if numbers is None or positions is None:
+        raise DataError(
+            f"{path}: needs atomic numbers ({', '.join(_NPZ['numbers'])}) and positions "
+            f"({', '.join(_NPZ['positions'])}); it holds {', '.join(sorted(arrays)) or 'nothing'}"
+        )
+    if positions.ndim == 2:
+        positions = positions[None]
+    if positions.ndim != 3 or positions.shape[-1] != 3 or positions.shape[1] != numbers.shape[-1]:
+        raise DataError(
+            f"{path}: positions should have shape (structures, atoms, 3) for {numbers.shape[-1]} atomic "
+            f"numbers, got {positions.shape}"
+        )
+    count, size = positions.shape[:2]
+    shapes = {"energy": (count,), "forces": (count, size, 3), "numbers": (count, size)}
+    for name, shape in shapes.items():
+        array = found[name]
+        if array is None or (name == "numbers" and array.ndim == 1):
+            continue
+        if array.size != np.prod(shape):
+            raise DataError(f"{path}: {name} should have shape {shape}, got {array.shape}")
+        found[name] = array.reshape(shape)
+    for index in range(count):
+        cell, pbc = found["cell"], found["pbc"]
+        z = found["numbers"]
+        atoms = ase.Atoms(
+            numbers=(z if z.ndim == 1 else z[index]).astype(int),
+            positions=positions[index].astype(float),
+            cell=None if cell is None else (cell if cell.ndim == 2 else cell[index]),
+            pbc=cell is not None if pbc is None else (pbc if pbc.ndim < 2 else pbc[index]),
+        )
+        results = {}
+        if found["energy"] is not None:
+            results["energy"] = float(found["energy"][index])
+        if found["forces"] is not None:
+            results["forces"] = found["forces"][index].astype(float)
+        yield RawFrame(atoms, results, str(path), index)
+
+
+def _unreadable(path: Path, index: int, line: int | None, error: Exception, form: str) -> DataError:
+    reason = str(error).strip().splitlines()
+    place = f"structure {index}" + (f" (line {line})" if line is not None else "")
+    told = reason[0] if reason else type(error).__name__
+    return DataError(f"{path}: {place} cannot be read as {form}: {told}")
+
+
+def list_names(paths: Sequence[Path]) -> str:
+    """Names of files for a message, the first few of many."""
+    shown = ", ".join(path.name for path in paths[:3])
+    return shown + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
