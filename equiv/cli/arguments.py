@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from equiv.errors import EquivError
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from equiv.data import Dataset
     from equiv.models.interface import Model
 
 
@@ -126,6 +128,35 @@ def label_options(args: argparse.Namespace) -> dict[str, Any]:
             for e in error.errors()
         ]
         raise EquivError("; ".join(problems)) from error
+
+
+# What the keys of a recipe, named in errors about data, are called on the command line.
+RECIPE_WORDS = (
+    (r"labels\.allow_missing: \[\w+\] trains on", "--allow-missing compares"),
+    (r"labels\.(energy|forces|stress): null", r"--\1-key none"),
+    (r"labels\.(energy|forces|stress)( \(on the command line [^)]*\))?", r"--\1-key"),
+    (r"units\.stress_sign: ", "--stress-sign "),
+    (r"units\.(energy|length|stress): ", r"--\1-unit "),
+)
+
+
+def read_labelled(files: list[str], **choices: Any) -> "Dataset":
+    """Labelled structures for `label_options`; errors name the files and the options.
+
+    Raises:
+        DataError: if they cannot be read or lack a label that was asked for.
+    """
+    from equiv.data import read_frames
+    from equiv.errors import DataError
+
+    try:
+        return read_frames(files, **choices)
+    except DataError as error:
+        message = str(error)
+        for pattern, word in RECIPE_WORDS:
+            message = re.sub(pattern, word, message)
+        named = any(Path(name).name in message for name in files)
+        raise DataError(message if named else f"{' '.join(files)}: {message}") from error
 
 
 def load(args: argparse.Namespace) -> "Model":

@@ -51,7 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
     from equiv.atomic import replacing
-    from equiv.cli.arguments import check_extended_xyz, check_output, label_options, load
+    from equiv.cli.arguments import (
+        check_extended_xyz,
+        check_output,
+        label_options,
+        load,
+        read_labelled,
+    )
     from equiv.cli.predict import add_predictions, write_frames
     from equiv.cli.progress import Progress
     from equiv.errors import EquivError
@@ -69,12 +75,11 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from equiv.data import read_frames
     from equiv.graph import AtomGraph
     from equiv.train.console import RunConsole
     from equiv.train.metrics import evaluate
 
-    dataset = read_frames(args.data, **choices)
+    dataset = read_labelled(args.data, **choices)
     if not args.json:
         print(dataset.labels)
     graphs = [AtomGraph.from_atoms(f.atoms, model.cutoff, labels=f) for f in dataset]

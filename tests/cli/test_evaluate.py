@@ -81,9 +81,26 @@ def test_structures_are_written_with_labels_and_predictions(labelled, equiv):
     assert (labelled / "parity.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_structures_without_some_labels_count_only_when_allowed(labelled, equiv, refused):
+    frames = read("test.xyz", ":")
+    del frames[1].arrays["REF_forces"]
+    write("some.xyz", frames)
+    words = ("evaluate", "model.safetensors", "some.xyz", "--json")
+    message = refused(*words)
+    assert "--allow-missing" in message
+    assert "labels." not in message
+    found = json.loads(equiv(*words, "--allow-missing")[1])
+    assert found["frames"] == 4
+    assert found["energy"]["mae"] == pytest.approx(0.8)
+    assert found["forces"]["mae"] == pytest.approx(0.1)
+
+
 def test_what_cannot_be_evaluated_is_refused(labelled, refused):
     evaluate = ("evaluate", "model.safetensors")
-    assert "crystal.xyz" in refused(*evaluate, "crystal.xyz")
+    message = refused(*evaluate, "crystal.xyz")
+    assert "crystal.xyz" in message
+    assert "--energy-key" in message
+    assert "labels." not in message
     assert "missing.xyz" in refused(*evaluate, "missing.xyz")
     assert "dft_energy" in refused(*evaluate, "test.xyz", "--energy-key", "dft_energy")
     assert "--energy: " in refused(*evaluate, "test.xyz", "--energy-unit", "parsec")
