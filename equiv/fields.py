@@ -1,8 +1,8 @@
 r"""Every tensor name that travels through the package: its axes, unit and convention, written once.
 
 A name means the same in a graph, a prediction, a file and a plot. Names of things each atom has are
-plural, names of things a structure has are singular. Axes: `atoms` and `edges` count over the whole batch,
-`graphs` over its structures.
+plural, names of things a structure has are singular. Axes: `atoms` and `edges` count over the whole
+batch, `graphs` over its structures.
 """
 
 from dataclasses import dataclass

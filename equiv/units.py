@@ -3,9 +3,9 @@ r"""Units: what the package computes in, and how others' numbers become that.
 .. math::
     E[\mathrm{eV}] = E[u] \cdot \mathrm{energy\_in\_ev}(u)
 
-Inside, everything is in eV and Angstrom (forces eV/Angstrom, stress eV/Angstrom^3); names of other units
-appear only where files are read and where tables are printed. Values: CODATA 2022; the Avogadro constant,
-the elementary charge and the thermochemical calorie are exact.
+Inside, everything is in eV and Angstrom (forces eV/Angstrom, stress eV/Angstrom^3); names of other
+units appear only where files are read and where tables are printed. Values: CODATA 2022; the
+Avogadro constant, the elementary charge and the thermochemical calorie are exact.
 """
 
 from collections.abc import Mapping

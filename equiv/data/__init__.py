@@ -47,17 +47,17 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from equiv.data.catalog import shipped
     from equiv.data.checks import check_frames
     from equiv.data.dataset import Dataset, Frame
     from equiv.data.duplicates import check_leakage
     from equiv.data.labels import LabelReport
+    from equiv.data.moments import Statistics, statistics
     from equiv.data.options import LabelChoice, UnitChoice
     from equiv.data.reading import read_frames, survey
     from equiv.data.reference import ReferenceEnergies, reference_energies
     from equiv.data.report import CheckReport, Finding
-    from equiv.data.catalog import shipped
     from equiv.data.split import split_frames
-    from equiv.data.moments import Statistics, statistics
 
 
 def __getattr__(name: str) -> Any:

@@ -14,8 +14,9 @@ def shipped(name: str) -> Path:
     root = Path(__file__).resolve().parents[2] / "data"
     if not root.is_dir():
         raise DataError(
-            "the shipped data sets are part of the source tree, not of the installed package; clone the "
-            "repository, and install it with `pip install -e .` or give the path of the file"
+            "the shipped data sets are part of the source tree, not of the installed package; "
+            "clone the repository, and install it with `pip install -e .` or give the path of the "
+            "file"
         )
     names = sorted(entry.name for entry in root.iterdir() if (entry / "README.md").is_file())
     if name not in names:

@@ -17,13 +17,15 @@ DEFAULT_GROUP = "default"
 
 @dataclass
 class Frame:
-    """One structure and what is known about it. Everything is converted already.
+    r"""One structure and what is known about it. Everything is converted already.
 
     Attributes:
         atoms: the structure (Angstrom), without calculator.
         energy: potential energy (eV), or None.
-        forces: forces (eV/Angstrom) as they were computed, constraints or not. Shape ``[atoms, 3]``.
-        stress: :math:`(1/V)\\,dE/d\\varepsilon` (eV/Angstrom^3, tension positive). Shape ``[3, 3]``.
+        forces: forces (eV/Angstrom) as they were computed, constraints or not. Shape ``[atoms,
+            3]``.
+        stress: :math:`(1/V)\,dE/d\varepsilon` (eV/Angstrom^3, tension positive). Shape ``[3,
+            3]``.
         source: the file it came from.
         index: its number in that file, from 0.
         group: what it is reported under.
@@ -55,7 +57,7 @@ class Frame:
         return f"{Path(self.source).name}:{self.index}"
 
     def structure_digest(self) -> str:
-        """Hash of elements, positions (to 1e-6 Angstrom), cell and periodicity; labels do not enter."""
+        """Hash of elements, positions (to 1e-6 Angstrom), cell and periodicity; no labels."""
         pbc = np.asarray(self.atoms.pbc, dtype=bool)
         cell = np.where(pbc[:, None], self.atoms.cell.array, 0.0)
         digest = hashlib.sha256()
@@ -144,7 +146,7 @@ class Dataset(Sequence[Frame]):
         return self._fingerprint
 
     def composition(self) -> np.ndarray:
-        """How many atoms of each of `elements` every structure holds. Shape ``[frames, elements]``."""
+        """Atoms of each of `elements` in every structure. Shape ``[frames, elements]``."""
         column = {z: k for k, z in enumerate(self.elements)}
         counts = np.zeros((len(self.frames), len(column)))
         for row, frame in enumerate(self.frames):

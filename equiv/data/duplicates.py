@@ -1,4 +1,4 @@
-"""The same structure twice: within a set it counts double, between sets it makes errors look small."""
+"""The same structure twice: counted double within a set, errors too small between sets."""
 
 from collections.abc import Mapping
 
@@ -29,8 +29,8 @@ def find_duplicates(dataset: Dataset) -> list[Finding]:
             find(
                 "warning",
                 "contradicting duplicates",
-                f"{len(contradicting) // 2} structures occur again with other labels; at least one of each "
-                "pair is wrong, or the levels of theory are mixed",
+                f"{len(contradicting) // 2} structures occur again with other labels; at least one "
+                "of each pair is wrong, or the levels of theory are mixed",
                 contradicting,
             )
         )
@@ -39,8 +39,8 @@ def find_duplicates(dataset: Dataset) -> list[Finding]:
             find(
                 "note",
                 "duplicates",
-                f"{len(again)} of {len(dataset)} structures repeat an earlier one; they count more in the "
-                "loss, and stay together when a validation set is split off",
+                f"{len(again)} of {len(dataset)} structures repeat an earlier one; they count more "
+                "in the loss, and stay together when a validation set is split off",
                 again,
             )
         )
@@ -50,8 +50,8 @@ def find_duplicates(dataset: Dataset) -> list[Finding]:
 def check_leakage(train: Dataset, others: Mapping[str, Dataset]) -> CheckReport:
     """Structures of the training set that occur in another set as well (free atoms do not count).
 
-    Errors measured on those say nothing about new structures. Compared by content: elements, positions to
-    1e-6 Angstrom, cell and periodicity.
+    Errors measured on those say nothing about new structures. Compared by content: elements,
+    positions to 1e-6 Angstrom, cell and periodicity.
     """
     known = {frame.structure_digest() for frame in train if not frame.isolated}
     findings = []
@@ -62,8 +62,8 @@ def check_leakage(train: Dataset, others: Mapping[str, Dataset]) -> CheckReport:
                 find(
                     "warning",
                     "leakage",
-                    f"{len(leaked)} of {len(other)} structures of {name} are in the training set as well; "
-                    f"errors on them are too small",
+                    f"{len(leaked)} of {len(other)} structures of {name} are in the training set "
+                    f"as well; errors on them are too small",
                     leaked,
                 )
             )

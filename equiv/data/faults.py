@@ -1,4 +1,4 @@
-"""Faults that make data useless: what is no structure, what is no number, what is zero everywhere."""
+"""Faults that make data useless: no structure, no number, or zero everywhere."""
 
 from collections.abc import Callable
 
@@ -68,8 +68,8 @@ _STRUCTURE_FAULTS: list[tuple[str, str, Callable[[Frame], bool]]] = [
     ),
     (
         "no volume",
-        "periodic in a direction whose lattice vector is zero or depends on the others; correct pbc or "
-        "the cell",
+        "periodic in a direction whose lattice vector is zero or depends on the others; correct "
+        "pbc or the cell",
         _no_volume,
     ),
     (
@@ -111,7 +111,7 @@ def _zero_everywhere(dataset: Dataset) -> list[Finding]:
             labelled = [frame for frame in frames if getattr(frame, name) is not None]
             if not labelled or any(np.any(getattr(frame, name) != 0) for frame in labelled):
                 continue
-            if name != "energy" and len(labelled) == 1 and dataset[:].num_atoms:
+            if name != "energy" and len(labelled) == 1:
                 # One perfect crystal may well have no forces and no stress.
                 continue
             verb = "are" if name == "forces" else "is"
@@ -119,8 +119,9 @@ def _zero_everywhere(dataset: Dataset) -> list[Finding]:
                 find(
                     "error",
                     f"all-zero {name}",
-                    f"{name} {verb} exactly zero in all {len(labelled)} structures of {names[source]}; "
-                    f"name the right key with labels.{name}, or leave {name} out with null",
+                    f"{name} {verb} exactly zero in all {len(labelled)} structures of "
+                    f"{names[source]}; name the right key with labels.{name}, or leave {name} out "
+                    "with null",
                     labelled,
                 )
             )

@@ -1,7 +1,8 @@
-"""From names of files to raw structures, one after the other, with the place where each came from."""
+"""From names of files to raw structures, each with the place where it came from."""
 
 import glob
 import io
+import itertools
 import os
 import warnings
 import zipfile
@@ -13,7 +14,7 @@ from typing import Any
 import ase
 import ase.io
 import numpy as np
-from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_compression
 
 from equiv.errors import DataError
 
@@ -61,14 +62,15 @@ def find_files(sources: Sources) -> list[Path]:
     The order is that of the list; what one pattern or folder yields is sorted by name.
 
     Raises:
-        DataError: something named does not exist or matches nothing, or a folder holds no data file.
+        DataError: something named does not exist or matches nothing, or a folder holds no data
+            file.
     """
     names = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     if not names:
         raise DataError("no data file was named; give at least one file, folder or pattern")
     found: dict[Path, None] = {}
-    for name in map(os.path.expanduser, map(os.fspath, names)):
-        for path in _matches(name):
+    for name in names:
+        for path in _matches(os.path.expanduser(os.fspath(name))):
             found[path] = None
     return list(found)
 
@@ -110,8 +112,8 @@ def read_file(path: Path) -> Iterator[RawFrame]:
     """The structures of one file, one at a time.
 
     Raises:
-        DataError: the file is empty, of unknown format, truncated or damaged; the message names the file,
-            the number of the structure and, in text files, the line.
+        DataError: the file is empty, of unknown format, truncated or damaged; the message names the
+            file, the number of the structure and, in text files, the line.
     """
     form = file_format(path)
     if form in ("extxyz", "xyz"):
@@ -146,9 +148,10 @@ def file_format(path: Path) -> str:
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if form not in ase.io.formats.ioformats:
+    if form not in ioformats:
         raise DataError(
-            f"{path}: unknown file format {form!r}; extended XYZ (.xyz) is understood by every program"
+            f"{path}: unknown file format {form!r}; extended XYZ (.xyz) is understood by every "
+            "program"
         )
     return form
 
@@ -169,29 +172,30 @@ def _read_with_ase(path: Path, form: str) -> Iterator[RawFrame]:
 
 
 def _read_xyz(path: Path) -> Iterator[RawFrame]:
-    """(Extended) XYZ, frame by frame: a reader of whole files stops silently at the first blank line."""
+    """(Extended) XYZ by lines: readers of whole files stop silently at the first blank line."""
     number, index = 0, 0
     try:
         with open_with_compression(str(path), "r") as file:
-            lines = iter(file)
-            for head in lines:
+            head = file.readline()
+            while head:
                 number += 1
                 if not head.strip():
-                    # Blank lines may only follow the last structure.
+                    head = file.readline()
                     continue
                 start = number
                 count = _atom_count(head, path, index, number)
-                chunk = [head]
-                for line in lines:
-                    chunk.append(line)
-                    number += 1
-                    if len(chunk) == count + 2:
-                        break
+                chunk = [head, *itertools.islice(file, count + 1)]
+                number = start + len(chunk) - 1
                 if len(chunk) < count + 2:
                     raise DataError(
-                        f"{path}: structure {index} (line {start}) is cut off: it should have {count} "
-                        f"atoms, but the file ends after {max(len(chunk) - 2, 0)}"
+                        f"{path}: structure {index} (line {start}) is cut off: it should have "
+                        f"{count} atoms, but the file ends after {max(len(chunk) - 2, 0)}"
                     )
+                head = file.readline()
+                while head.startswith("VEC"):  # lattice vectors in the dialect of ADF
+                    chunk.append(head)
+                    number += 1
+                    head = file.readline()
                 yield _parse_xyz(chunk, path, index, start)
                 index += 1
     except DataError:
@@ -217,7 +221,7 @@ def _parse_xyz(chunk: list[str], path: Path, index: int, line: int) -> RawFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            atoms = ase.io.read(io.StringIO("".join(chunk)), index=0, format="extxyz")
+            atoms: Any = ase.io.read(io.StringIO("".join(chunk)), index=0, format="extxyz")
     except Exception as error:  # a damaged line surfaces as whatever numpy or ASE tripped over
         raise _unreadable(path, index, line, error, "extxyz") from error
     frame = _raw(atoms, path, index)
@@ -277,8 +281,8 @@ def _read_npz(path: Path) -> Iterator[RawFrame]:
         positions = positions[None]
     if positions.ndim != 3 or positions.shape[-1] != 3 or positions.shape[1] != numbers.shape[-1]:
         raise DataError(
-            f"{path}: positions should have shape (structures, atoms, 3) for {numbers.shape[-1]} atomic "
-            f"numbers, got {positions.shape}"
+            f"{path}: positions should have shape (structures, atoms, 3) for {numbers.shape[-1]} "
+            f"atomic numbers, got {positions.shape}"
         )
     count, size = positions.shape[:2]
     shapes = {"energy": (count,), "forces": (count, size, 3), "numbers": (count, size)}
@@ -289,11 +293,11 @@ def _read_npz(path: Path) -> Iterator[RawFrame]:
         if array.size != np.prod(shape):
             raise DataError(f"{path}: {name} should have shape {shape}, got {array.shape}")
         found[name] = array.reshape(shape)
+    each = np.broadcast_to(np.asarray(found["numbers"]), (count, size))
     for index in range(count):
         cell, pbc = found["cell"], found["pbc"]
-        z = found["numbers"]
         atoms = ase.Atoms(
-            numbers=(z if z.ndim == 1 else z[index]).astype(int),
+            numbers=each[index].astype(int),
             positions=positions[index].astype(float),
             cell=None if cell is None else (cell if cell.ndim == 2 else cell[index]),
             pbc=cell is not None if pbc is None else (pbc if pbc.ndim < 2 else pbc[index]),

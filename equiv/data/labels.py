@@ -1,7 +1,7 @@
-"""Which key of a file holds which label: every candidate is counted, and a doubt is an error.
+r"""Which key of a file holds which label: every candidate is counted, and a doubt is an error.
 
-Energies are numbers of a structure, forces triples of its atoms, stresses six or nine numbers of it (Voigt
-order xx yy zz yz xz xy). Virials :math:`W` become stress by :math:`\\sigma = -W/V`.
+Energies are numbers of a structure, forces triples of its atoms, stresses six or nine numbers of it
+(Voigt order xx yy zz yz xz xy). Virials :math:`W` become stress by :math:`\sigma = -W/V`.
 """
 
 import re
@@ -24,9 +24,9 @@ LABELS = ("energy", "forces", "stress")
 
 # Energies that are not the potential energy of the whole structure.
 _OTHER_ENERGIES = re.compile(
-    r"unit|kinetic|per_?atom|peratom|formation|hull|zero|zpe|std|var|uncert|error|gap|fermi|nuclear|"
-    r"repulsion|dispersion|correct|cut|homo|lumo|atomi[sz]ation|interaction|binding|cohesive|adsorption|"
-    r"solvation|monomer|barrier|strain|reference_energy_per"
+    r"unit|kinetic|per_?atom|formation|hull|zero|zpe|std|var|uncert|error|gap|fermi|nuclear|repulsion|"
+    r"dispersion|correct|cut|homo|lumo|atomi[sz]ation|interaction|binding|cohesive|adsorption|"
+    r"solvation|monomer|barrier|strain"
 )
 _ENERGY = re.compile(r"energy|toten|(^|_)e(_?tot|_?total|_?dft|0)?$")
 _FORCES = re.compile(r"force(?!_?(const|unit|std|err|var))|(^|_)f$")
@@ -43,10 +43,12 @@ class Candidate:
         frames: positions of the structures that have it.
         low: smallest value in units of the file; for forces and stress of the norm or component.
         high: largest value.
+        count: how many of them should have it.
     """
 
     key: str
     frames: list[int] = field(default_factory=list)
+    count: int = 0
     low: float = np.inf
     high: float = -np.inf
 
@@ -147,7 +149,7 @@ class LabelReport:
                 table.add_row(
                     name,
                     candidate.key,
-                    f"{len(candidate.frames)}/{label.wanted}",
+                    f"{candidate.count}/{label.wanted}",
                     _number(candidate.low),
                     _number(candidate.high),
                     self.units.energy if virial else native[name],
@@ -175,7 +177,7 @@ class LabelReport:
                     "candidates": [
                         {
                             "key": c.key,
-                            "structures": len(c.frames),
+                            "structures": c.count,
                             "smallest": c.low if np.isfinite(c.low) else None,
                             "largest": c.high if np.isfinite(c.high) else None,
                         }
@@ -259,9 +261,10 @@ class LabelFinder:
         for one in (key or "").split("|"):
             have.update(self._values(name, one) if one else ())
         present = len(have.intersection(self.wanted[name]))
-        return LabelFound(
-            name, key, present, len(self.wanted[name]), list(self.candidates[name].values())
-        )
+        wanted = set(self.wanted[name])
+        for candidate in self.candidates[name].values():
+            candidate.count = len(wanted.intersection(candidate.frames))
+        return LabelFound(name, key, present, len(wanted), list(self.candidates[name].values()))
 
     def _requested(self, name: str, choice: str) -> str | None:
         keys = [key.strip() for key in choice.split("|")]
@@ -397,7 +400,7 @@ class LabelFinder:
                     "asymmetric stress",
                     f"{key!r} is not symmetric; the symmetric part is used",
                     asymmetric,
-                )  # noqa: E501
+                )
             )
         self._converted[name, key] = values
         return values
@@ -418,8 +421,8 @@ class LabelFinder:
         total = len(self.wanted[name])
         fatal = requested or name != "stress"
         remedy = (
-            f"labels.allow_missing: [{name}] trains on those that have it, labels.{name}: null leaves "
-            f"{'it' if name != 'forces' else 'them'} out"
+            f"labels.allow_missing: [{name}] trains on those that have it, labels.{name}: null "
+            f"leaves {'it' if name != 'forces' else 'them'} out"
         )
         self.findings.append(
             find(

@@ -12,11 +12,11 @@ from equiv.graph import neighbor_list
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments of a data set.
+    r"""Moments of a data set.
 
     Attributes:
         mean_neighbors: neighbours within the cutoff of the average atom.
-        energy_shift: mean of :math:`(E - \\sum_i E^0_{z_i})/N` over structures, eV/atom.
+        energy_shift: mean of :math:`(E - \sum_i E^0_{z_i})/N` over structures, eV/atom.
         energy_scale: its standard deviation, eV/atom.
         forces_rms: root mean square of all force components, eV/Angstrom.
         stress_rms: root mean square of all stress components, eV/Angstrom^3.
@@ -72,7 +72,7 @@ def statistics(
 
 
 class _Moments:
-    """Count, mean and summed squared deviation, updated block by block (Chan, Golub and LeVeque 1983).
+    """Count, mean and summed squared deviation by blocks (Chan, Golub and LeVeque 1983).
 
     Squares of energies of thousands of eV are never subtracted, so nothing cancels.
     """

@@ -26,18 +26,20 @@ def _stress(name: str | None) -> str | None:
 
 
 class LabelChoice(BaseModel):
-    """Which labels to read: `auto` finds the key, a name is taken as it is, null leaves the label out.
+    """Which labels to read: `auto` finds the key, a name is taken as it is, null reads none.
 
-    A name is a key of the structure's `info`, `arrays` or calculator results. `a|b` takes `a` where a
-    structure has it and `b` elsewhere.
+    A name is a key of the structure's `info`, `arrays` or calculator results. `a|b` takes `a` where
+    a structure has it and `b` elsewhere.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    energy: str | None = Field("auto", min_length=1, description="key of the energy")
-    forces: str | None = Field("auto", min_length=1, description="key of the forces")
+    energy: str | None = Field(default="auto", min_length=1, description="key of the energy")
+    forces: str | None = Field(default="auto", min_length=1, description="key of the forces")
     stress: str | None = Field(
-        "auto", min_length=1, description="key of the stress or (if its name has `virial`) virials"
+        default="auto",
+        min_length=1,
+        description="key of the stress or (if its name has `virial`) virials",
     )
     allow_missing: list[LabelName] = Field(
         default_factory=list, description="labels that some structures may lack"
@@ -54,14 +56,17 @@ class UnitChoice(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     energy: Annotated[str, AfterValidator(_energy)] = Field(
-        "eV", description="eV, meV, Ha, Ry, kcal/mol, kJ/mol"
+        default="eV", description="eV, meV, Ha, Ry, kcal/mol, kJ/mol"
     )
-    length: Annotated[str, AfterValidator(_length)] = Field("Ang", description="Ang, Bohr, nm")
+    length: Annotated[str, AfterValidator(_length)] = Field(
+        default="Ang", description="Ang, Bohr, nm"
+    )
     stress: Annotated[str | None, AfterValidator(_stress)] = Field(
-        None, description="GPa, kbar, eV/Ang^3, ...; null: energy / length^3"
+        default=None, description="GPa, kbar, eV/Ang^3, ...; null: energy / length^3"
     )
     stress_sign: Literal["ase", "compression_positive"] = Field(
-        "ase", description="ase: tension is positive; compression_positive: pressure is (VASP)"
+        default="ase",
+        description="ase: tension is positive; compression_positive: pressure is (VASP)",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Read labelled structures from files: labels found and checked, units converted, nothing guessed in silence."""
+"""Read labelled structures: labels found and checked, units converted, nothing guessed."""
 
 import numpy as np
 
@@ -30,7 +30,8 @@ def read_frames(
         E \leftarrow u_E E, \quad F \leftarrow \tfrac{u_E}{u_L} F, \quad
         \sigma \leftarrow u_\sigma \sigma \text{ or } -\tfrac{u_E}{V} W
 
-    Forces are those stored in the file: ASE's ``get_forces`` would set those of constrained atoms to zero.
+    Forces are those stored in the file: ASE's ``get_forces`` would set those of constrained atoms
+    to zero.
 
     Args:
         sources: a file, folder or glob pattern, or a list of them.
@@ -40,9 +41,9 @@ def read_frames(
 
     Raises:
         DataError: a file is missing, empty, damaged or of unknown format; a label is ambiguous,
-            malformed, missing in some structures (unless allowed) or zero everywhere; a structure is
-            no structure (coordinates that are not numbers, unknown elements, a periodic cell without
-            volume). All faults of the labels are told at once.
+            malformed, missing in some structures (unless allowed) or zero everywhere; a structure
+            is no structure (coordinates that are not numbers, unknown elements, a periodic cell
+            without volume). All faults of the labels are told at once.
     """
     dataset = survey(sources, labels=labels, units=units, group_key=group_key)
     findings = (dataset.labels.findings if dataset.labels else []) + find_faults(dataset)
@@ -71,8 +72,8 @@ def survey(
         form = file_format(path)
         if not units.are_native and needs_native_units(form):
             raise DataError(
-                f"{path}: ASE converts {form} files to eV and Angstrom itself, so no units may be given "
-                f"for them (got {units})"
+                f"{path}: ASE converts {form} files to eV and Angstrom itself, so no units may be "
+                f"given for them (got {units})"
             )
         before = len(raw)
         raw.extend(read_file(path))
@@ -105,19 +106,19 @@ def _frame(raw: RawFrame, units: UnitChoice, group_key: str | None) -> Frame:
     atoms = raw.atoms.copy()
     if units.length_factor != 1.0:
         atoms.positions *= units.length_factor
-        atoms.cell[:] *= units.length_factor
+        atoms.cell.array[:] *= units.length_factor
     group = str(atoms.info.get(group_key or "config_type", DEFAULT_GROUP))
     weight = atoms.info.get("config_weight", 1.0)
     if not isinstance(weight, int | float | np.number) or not np.isfinite(weight) or weight < 0:
         raise DataError(
-            f"{raw.source}: structure {raw.index}: config_weight should be a number of zero or more, "
-            f"got {weight!r}"
+            f"{raw.source}: structure {raw.index}: config_weight should be a number of zero or "
+            f"more, got {weight!r}"
         )
     return Frame(atoms, None, None, None, raw.source, raw.index, group, float(weight), raw.line)
 
 
 def _wanted(frames: list[Frame]) -> dict[str, list[int]]:
-    """Which structures should have which label: free atoms need no forces, molecules have no stress."""
+    """Which structures should have which label: free atoms have no forces, molecules no stress."""
     bound = [i for i, frame in enumerate(frames) if not frame.isolated]
     return {
         "energy": list(range(len(frames))),

@@ -10,6 +10,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from equiv.data.dataset import Dataset, Frame
 from equiv.errors import DataError
 
+SHOWN = 12  # elements named one by one
 Choice = Literal["auto", "isolated", "least_squares"] | Mapping[str, float]
 
 
@@ -21,8 +22,10 @@ class ReferenceEnergies:
         values: eV by atomic number.
         how: `isolated`, `table` or `least_squares`.
         rank: for least squares: how many independent compositions there are.
-        condition: for least squares: ratio of the largest to the smallest singular value that is not zero.
-        residual: root mean square of what the reference energies leave over, eV/atom; NaN without energies.
+        condition: for least squares: ratio of the largest to the smallest singular value that is
+            not zero.
+        residual: root mean square of what the reference energies leave over, eV/atom; NaN without
+            energies.
         undetermined: combinations of elements whose energy the data cannot tell, in words.
     """
 
@@ -34,7 +37,14 @@ class ReferenceEnergies:
     undetermined: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        table = "  ".join(f"{chemical_symbols[z]} {e:.4f}" for z, e in sorted(self.values.items()))
+        energies = sorted(self.values.items())
+        table = "  ".join(f"{chemical_symbols[z]} {e:.4f}" for z, e in energies)
+        if len(energies) > SHOWN:
+            low, high = (choose(energies, key=lambda item: item[1]) for choose in (min, max))
+            table = (
+                f"{len(energies)} elements from {chemical_symbols[low[0]]} {low[1]:.4f} to "
+                f"{chemical_symbols[high[0]]} {high[1]:.4f}"
+            )
         how = {
             "isolated": "isolated atoms",
             "table": "given table",
@@ -50,9 +60,9 @@ class ReferenceEnergies:
         text = f"{how}: {table} eV" + (f" ({', '.join(details)})" if details else "")
         if self.undetermined:
             text += (
-                f"; the data do not determine {', '.join(self.undetermined)}: the smallest values that fit "
-                "are used, so energies of other compositions mean nothing. Give isolated atoms or a table "
-                "to fix that"
+                f"; the data do not determine {', '.join(self.undetermined)}: the smallest values "
+                "that fit are used, so energies of other compositions mean nothing. Give isolated "
+                "atoms or a table to fix that"
             )
         return text
 
@@ -63,11 +73,11 @@ def reference_energies(dataset: Dataset, choice: Choice = "auto") -> ReferenceEn
     .. math::
         E_s \approx \sum_z n_{sz} E^0_z
 
-    with :math:`n_{sz}` atoms of element :math:`z` in structure :math:`s`. `isolated` takes the energies of
-    the free atoms in the data (their mean if there are several); `least_squares` fits the others, and where
-    the compositions do not determine the answer takes the one of smallest norm and says what is
-    undetermined; `auto` is `isolated` if every element has a free atom and `least_squares` otherwise; a
-    table gives eV by symbol.
+    with :math:`n_{sz}` atoms of element :math:`z` in structure :math:`s`. `isolated` takes the
+    energies of the free atoms in the data (their mean if there are several); `least_squares` fits
+    the others, and where the compositions do not determine the answer takes the one of smallest
+    norm and says what is undetermined; `auto` is `isolated` if every element has a free atom and
+    `least_squares` otherwise; a table gives eV by symbol.
 
     Raises:
         DataError: an element has no free atom or is not in the table (all are listed); there are no
@@ -87,13 +97,14 @@ def reference_energies(dataset: Dataset, choice: Choice = "auto") -> ReferenceEn
             return _least_squares(dataset)
         if missing:
             raise DataError(
-                f"no isolated atom of {', '.join(missing)} is in the data; add a structure with one atom, "
-                "no periodicity and its energy for each, or choose least_squares or a table"
+                f"no isolated atom of {', '.join(missing)} is in the data; add a structure with "
+                "one atom, no periodicity and its energy for each, or choose least_squares or a "
+                "table"
             )
     else:
         raise DataError(
-            "reference_energies should be 'auto', 'isolated', 'least_squares' or a table of eV by symbol, "
-            f"got {choice!r}"
+            "reference_energies should be 'auto', 'isolated', 'least_squares' or a table of eV by "
+            f"symbol, got {choice!r}"
         )
     residual = _residual(dataset, values)
     return ReferenceEnergies({z: values[z] for z in sorted(values)}, how, residual=residual)
@@ -110,8 +121,8 @@ def _from_table(table: Mapping[str, float], elements: list[int]) -> dict[int, fl
     missing = [chemical_symbols[z] for z in elements if z not in values]
     if missing:
         raise DataError(
-            f"reference_energies: the table has no {', '.join(missing)}, which the data contain; it has "
-            f"{', '.join(table) or 'nothing'}"
+            f"reference_energies: the table has no {', '.join(missing)}, which the data contain; "
+            f"it has {', '.join(table) or 'nothing'}"
         )
     return values
 
@@ -125,13 +136,14 @@ def _isolated(dataset: Dataset) -> dict[int, float]:
         if np.ptp(energies) > 0.01:
             raise DataError(
                 f"the isolated atoms of {chemical_symbols[z]} have different energies: "
-                f"{min(energies):.4f} to {max(energies):.4f} eV; keep one (the ground state), or give a table"
+                f"{min(energies):.4f} to {max(energies):.4f} eV; keep one (the ground state), or "
+                "give a table"
             )
     return {z: float(np.mean(energies)) for z, energies in found.items()}
 
 
 def _bound(dataset: Dataset) -> Dataset:
-    """What reference energies are measured against: structures with energy, free atoms left out."""
+    """What reference energies are measured against: structures with energy but no free atoms."""
     keep = [
         i
         for i, frame in enumerate(dataset)
@@ -146,14 +158,14 @@ def _least_squares(dataset: Dataset) -> ReferenceEnergies:
         bound = dataset.subset([i for i, f in enumerate(dataset) if f.energy is not None])
     if not len(bound):
         raise DataError(
-            "reference energies cannot be fitted without energies; give a table (reference_energies: "
-            "{H: 0.0, ...})"
+            "reference energies cannot be fitted without energies; give a table "
+            "(reference_energies: {H: 0.0, ...})"
         )
     elements = dataset.elements
     if missing := [chemical_symbols[z] for z in elements if z not in bound.elements]:
         raise DataError(
-            f"reference energies of {', '.join(missing)} cannot be fitted: no structure with an energy "
-            "contains them; give a table"
+            f"reference energies of {', '.join(missing)} cannot be fitted: no structure with an "
+            "energy contains them; give a table"
         )
     counts, energy = bound.composition(), _energies(bound)
     if not np.isfinite(energy).all():
@@ -175,7 +187,7 @@ def _least_squares(dataset: Dataset) -> ReferenceEnergies:
 
 
 def _undetermined(known: np.ndarray, elements: list[int]) -> list[str]:
-    """Groups of elements whose energies trade against each other without changing any structure's."""
+    """Groups of elements whose energies trade against each other unseen."""
     # Projector on the null space; elements that occur in it together belong to one group.
     free = np.eye(len(elements)) - known.T @ known
     groups: list[set[int]] = []
@@ -203,7 +215,7 @@ def _residual(dataset: Dataset, values: Mapping[int, float]) -> float:
 
 
 def left_over(frame: Frame, values: Mapping[int, float]) -> float:
-    """:math:`(E - \\sum_i E^0_{z_i})/N` of one structure, eV/atom."""
+    r""":math:`(E - \sum_i E^0_{z_i})/N` of one structure, eV/atom."""
     numbers = frame.atoms.numbers
     energy = float("nan") if frame.energy is None else frame.energy
     return (energy - sum(values[int(z)] for z in numbers)) / len(numbers)

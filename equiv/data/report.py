@@ -26,7 +26,8 @@ class Finding:
     """One kind of trouble and where it is.
 
     Attributes:
-        severity: `error` (cannot be trained on), `warning` (probably wrong) or `note` (worth knowing).
+        severity: `error` (cannot be trained on), `warning` (probably wrong) or `note` (worth
+            knowing).
         kind: short name, the same whenever this kind is found.
         message: what was found and what to do about it.
         places: file and number of every structure concerned; empty if it concerns all.

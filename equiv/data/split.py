@@ -1,4 +1,4 @@
-"""Which structures are held out: decided by their content, so nobody's place changes when data are added."""
+"""Which structures are held out: decided by content, so no place changes when data are added."""
 
 import hashlib
 
@@ -14,10 +14,11 @@ def split_frames(
     .. math::
         s \text{ is held out} \iff \mathrm{hash}(\mathrm{seed}, s) / 2^{256} < f
 
-    The hash sees the structure, not its labels, number or file. So the split is the same for the same data
-    in any order, appended data leave all earlier structures where they were, and equal structures stay
-    together. The held-out share is :math:`f` up to chance (for 500 structures and 10 %: 50 ± 7). If chance
-    would leave one part empty, the structure (or group) nearest to the border changes sides.
+    The hash sees the structure, not its labels, number or file. So the split is the same for the
+    same data in any order, appended data leave all earlier structures where they were, and equal
+    structures stay together. The held-out share is :math:`f` up to chance (for 500 structures and
+    10 %: 50 ± 7). If chance would leave one part empty, the structure (or group) nearest to the
+    border changes sides.
 
     Args:
         dataset: what to split; keep free atoms out of it.
@@ -29,8 +30,8 @@ def split_frames(
         The training and the validation part, each in the order of the data.
 
     Raises:
-        DataError: the fraction is out of range, there are too few structures or groups to split, or the
-            key is missing in some structures.
+        DataError: the fraction is out of range, there are too few structures or groups to split, or
+            the key is missing in some structures.
     """
     if not 0 <= valid_fraction < 1:
         raise DataError(f"valid_fraction should be at least 0 and below 1, got {valid_fraction}")
@@ -41,8 +42,8 @@ def split_frames(
     if len(place) < 2:
         what = "structure" if group_key is None else f"group ({group_key})"
         raise DataError(
-            f"cannot hold structures out: all {len(dataset)} belong to {len(place)} distinct {what}; "
-            "give validation files instead"
+            f"cannot hold structures out: all {len(dataset)} belong to {len(place)} distinct "
+            f"{what}; give validation files instead"
         )
     held_out = {name for name, where in place.items() if where < valid_fraction}
     if not held_out:

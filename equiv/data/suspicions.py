@@ -2,19 +2,20 @@
 
 import numpy as np
 from ase.data import covalent_radii
-from ase.neighborlist import primitive_neighbor_list
 
 from equiv import units
 from equiv.data.dataset import Dataset, Frame
 from equiv.data.report import Finding, find
+from equiv.graph import neighbor_list
 
 FORCE_OUTLIER = 50.0  # eV/Angstrom; bonds break long before
 CLOSE_CONTACT = 0.5  # times the sum of covalent radii
 NET_FORCE = 0.05  # eV/Angstrom per atom, and NET_FRACTION of the rms force
 NET_FRACTION = 0.02
 
-# Hartree-Fock energies of free atoms in Hartree, H to Kr, rounded (Clementi and Roetti 1974). Total energies
-# of all-electron calculations are within 3 % of their sums, whatever the method and the bonding.
+# Hartree-Fock energies of free atoms in Hartree, H to Kr, rounded (Clementi and Roetti 1974). Total
+# energies of all-electron calculations are within 3 % of their sums, whatever the method and the
+# bonding.
 ATOM_HARTREE = (
     0.5, 2.8617, 7.4327, 14.573, 24.529, 37.689, 54.401, 74.809, 99.409, 128.547, 161.859, 199.615,
     241.877, 288.854, 340.719, 397.505, 459.482, 526.818, 599.165, 676.758, 759.736, 848.406,
@@ -41,7 +42,7 @@ def find_suspicions(dataset: Dataset) -> list[Finding]:
 
 
 def _energy_unit(frames: list[Frame]) -> list[Finding]:
-    """All-electron total energies in another unit: their ratio to those of the free atoms tells it."""
+    """All-electron total energies in another unit: the ratio to those of free atoms tells it."""
     table = np.array([np.nan, *ATOM_HARTREE, *[np.nan] * (118 - len(ATOM_HARTREE))])
     ratios = np.array(
         [
@@ -62,8 +63,9 @@ def _energy_unit(frames: list[Frame]) -> list[Finding]:
                 find(
                     "warning",
                     "unit of energy",
-                    f"the energies look like total energies in {name} that were read as eV (a free-atom "
-                    f"estimate agrees to {abs(typical / per_hartree - 1):.1%}); declare units.energy: {name}",
+                    f"the energies look like total energies in {name} that were read as eV (a "
+                    f"free-atom estimate agrees to {abs(typical / per_hartree - 1):.1%}); declare "
+                    f"units.energy: {name}",
                 )
             ]
     return []
@@ -80,9 +82,9 @@ def _force_size(frames: list[Frame]) -> list[Finding]:
             find(
                 "warning",
                 "unit of forces",
-                f"the median force is {median:.3g} eV/Ang; hot liquids reach 3. In kcal/mol/Ang it would be "
-                f"{median * units.KCAL_PER_MOL:.2g} eV/Ang, in Ry/Bohr or Ha/Bohr even more: check "
-                "units.energy and units.length",
+                f"the median force is {median:.3g} eV/Ang; hot liquids reach 3. In kcal/mol/Ang it "
+                f"would be {median * units.KCAL_PER_MOL:.2g} eV/Ang, in Ry/Bohr or Ha/Bohr even "
+                "more: check units.energy and units.length",
             )
         ]
     hessian_scale = units.HARTREE / units.BOHR
@@ -91,8 +93,8 @@ def _force_size(frames: list[Frame]) -> list[Finding]:
             find(
                 "note",
                 "small forces",
-                f"the median force is only {median:.2g} eV/Ang: these are relaxed or cold structures, or "
-                f"forces in Ha/Bohr ({median * hessian_scale:.2g} eV/Ang)",
+                f"the median force is only {median:.2g} eV/Ang: these are relaxed or cold "
+                f"structures, or forces in Ha/Bohr ({median * hessian_scale:.2g} eV/Ang)",
             )
         ]
     return []
@@ -107,8 +109,8 @@ def _stress_size(frames: list[Frame]) -> list[Finding]:
         find(
             "warning",
             "unit of stress",
-            f"the median stress is {typical:.3g} eV/Ang^3 = {typical / units.GPA:.3g} GPa, more than in the "
-            "centre of a planet; it may be in GPa or kbar: declare units.stress",
+            f"the median stress is {typical:.3g} eV/Ang^3 = {typical / units.GPA:.3g} GPa, more "
+            "than in the centre of a planet; it may be in GPa or kbar: declare units.stress",
         )
     ]
 
@@ -132,8 +134,8 @@ def _length_unit_and_contacts(frames: list[Frame]) -> list[Finding]:
             find(
                 "warning",
                 "unit of length",
-                f"the shortest distances are typically {typical:.2f} times the sum of covalent radii; they "
-                "look like Bohr read as Angstrom: declare units.length: Bohr",
+                f"the shortest distances are typically {typical:.2f} times the sum of covalent "
+                "radii; they look like Bohr read as Angstrom: declare units.length: Bohr",
             )
         )
     elif typical < 0.2:
@@ -141,8 +143,8 @@ def _length_unit_and_contacts(frames: list[Frame]) -> list[Finding]:
             find(
                 "warning",
                 "unit of length",
-                f"the shortest distances are typically {typical:.2f} times the sum of covalent radii; they "
-                "look like nanometres read as Angstrom: declare units.length: nm",
+                f"the shortest distances are typically {typical:.2f} times the sum of covalent "
+                "radii; they look like nanometres read as Angstrom: declare units.length: nm",
             )
         )
     elif close:
@@ -150,8 +152,8 @@ def _length_unit_and_contacts(frames: list[Frame]) -> list[Finding]:
             find(
                 "warning",
                 "close contacts",
-                f"{_count(close)} with atoms closer than {CLOSE_CONTACT} times the sum of their covalent "
-                f"radii; the closest: {worst[1]}",
+                f"{_count(close)} with atoms closer than {CLOSE_CONTACT} times the sum of their "
+                f"covalent radii; the closest: {worst[1]}",
                 close,
             )
         )
@@ -159,9 +161,9 @@ def _length_unit_and_contacts(frames: list[Frame]) -> list[Finding]:
 
 
 def nearest_contact(frame: Frame) -> tuple[float, str]:
-    """Shortest distance over the sum of covalent radii, and which pair it is; inf without a pair."""
+    """Shortest distance over the sum of covalent radii, and the pair; inf without a pair."""
     atoms, pbc = frame.atoms, np.asarray(frame.atoms.pbc)
-    numbers, radii = atoms.numbers, covalent_radii[atoms.numbers]
+    radii = covalent_radii[atoms.numbers]
     if not np.isfinite(atoms.positions).all() or (pbc.any() and atoms.cell.rank < pbc.sum()):
         return np.inf, ""
     if not pbc.any() and len(atoms) <= 400:
@@ -169,16 +171,17 @@ def nearest_contact(frame: Frame) -> tuple[float, str]:
         i, j = np.triu_indices(len(atoms), 1)
         d = distances[i, j]
     else:
-        i, j, d = primitive_neighbor_list(
-            "ijd", pbc, atoms.cell.array, atoms.positions, 1.3 * 2 * float(radii.max())
-        )
+        cell, reach = np.asarray(atoms.cell.array), 2.1 * 2 * float(radii.max())
+        found = neighbor_list(atoms.positions, cell, pbc, reach)
+        i, j = found.receivers, found.senders
+        vectors = atoms.positions[j] + found.shifts @ cell - atoms.positions[i]
+        d = np.linalg.norm(vectors, axis=1)
     if not len(d):
         return np.inf, ""
     ratio = d / (radii[i] + radii[j])
     k = int(np.argmin(ratio))
     symbols = atoms.get_chemical_symbols()
     a, b = int(i[k]), int(j[k])
-    assert numbers is not None
     return float(ratio[k]), f"{symbols[a]}{a}-{symbols[b]}{b} {d[k]:.3f} Ang"
 
 
@@ -196,15 +199,16 @@ def _force_outliers(frames: list[Frame]) -> list[Finding]:
         find(
             "warning",
             "force outliers",
-            f"{_count(outliers)} with forces above {FORCE_OUTLIER:g} eV/Ang, up to {outliers[0][0]:.0f} "
-            f"({outliers[0][1].where}); a loss of squares would see little else",
+            f"{_count(outliers)} with forces above {FORCE_OUTLIER:g} eV/Ang, up to "
+            f"{outliers[0][0]:.0f} ({outliers[0][1].where}); a loss of squares would see little "
+            "else",
             [frame for _, frame in outliers],
         )
     ]
 
 
 def _constrained(frames: list[Frame]) -> list[Finding]:
-    """Forces that are exactly zero on constrained atoms and nowhere else were zeroed when written."""
+    """Forces that are exactly zero on constrained atoms only were zeroed when written."""
     zeroed = []
     for frame in frames:
         if frame.forces is None or not frame.atoms.constraints:
@@ -222,9 +226,10 @@ def _constrained(frames: list[Frame]) -> list[Finding]:
         find(
             "error",
             "zeroed forces",
-            f"{_count(zeroed)} with forces that are exactly zero on all constrained atoms: they were zeroed "
-            "when the file was written (get_forces of ASE does that; use get_forces(apply_constraint=False)). "
-            "If zero is right there, remove the constraints from the file",
+            f"{_count(zeroed)} with forces that are exactly zero on all constrained atoms: they "
+            "were zeroed when the file was written (get_forces of ASE does that; use "
+            "get_forces(apply_constraint=False)). If zero is right there, remove the constraints "
+            "from the file",
             zeroed,
         )
     ]
@@ -262,8 +267,9 @@ def _net_force(frames: list[Frame]) -> list[Finding]:
         find(
             "note",
             "net force",
-            f"{_count(net)} whose forces do not add up to zero (median sum {np.median(total):.2g} eV/Ang, "
-            f"largest {max(total):.2g}): noise that no potential can fit, or an external field",
+            f"{_count(net)} whose forces do not add up to zero (median sum {np.median(total):.2g} "
+            f"eV/Ang, largest {max(total):.2g}): noise that no potential can fit, or an external "
+            "field",
             net,
         )
     ]
