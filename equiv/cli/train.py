@@ -1,7 +1,8 @@
 """Train a potential from a recipe, or straight from a file of labelled structures.
 
 Run the same command again to continue an interrupted run. Exit codes: 0 finished, 2 recipe or data
-that cannot be used, 70 the loss was no longer a number, 75 stopped by a signal with everything saved.
+that cannot be used, 70 the loss was no longer a number, 75 stopped by a signal with everything
+saved.
 """
 
 import argparse
@@ -18,7 +19,8 @@ examples:
   equiv train recipe.yaml --set train.learning_rate=1e-3 --set model.channels=32
   equiv train recipe.yaml --check                           only check the recipe
 
-Paths in a recipe start at the folder of the recipe; paths on the command line at the working directory."""
+Paths in a recipe start at the folder of the recipe; paths on the command line at the working
+directory."""
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run again
 DIVERGED = 70

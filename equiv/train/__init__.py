@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # Recipes are checked before anything heavy is imported, so the heavy names are fetched when they are used.
+    # Recipes are checked before anything heavy is imported, so the heavy names are fetched when
+    # they are used.
     if name not in _HOME:
         raise AttributeError(
             f"module 'equiv.train' has no attribute {name!r}; it offers {', '.join(__all__)}"

@@ -1,8 +1,9 @@
 """Checkpoints: everything a run needs to continue as if it had never stopped.
 
-One safetensors file holds the tensors (weights, their average, the best weights, optimizer moments, random states) and,
-in its header, a JSON document (counters, schedule, log positions, recipe, data fingerprint). Nothing is pickled. A new
-checkpoint replaces the old one only when it is whole on the disk, and the old one is kept as the previous generation.
+One safetensors file holds the tensors (weights, their average, the best weights, optimizer moments,
+random states) and, in its header, a JSON document (counters, schedule, log positions, recipe, data
+fingerprint). Nothing is pickled. A new checkpoint replaces the old one only when it is whole on the
+disk, and the old one is kept as the previous generation.
 """
 
 import hashlib
@@ -132,8 +133,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     version = metadata.get("format_version", "")
     if not version.isdigit() or int(version) > FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has checkpoint format {version!r}, this equiv {__version__} reads up to {FORMAT_VERSION}; "
-            f"it was written by equiv {metadata.get('equiv_version', '?')}: upgrade equiv"
+            f"{path} has checkpoint format {version!r}, this equiv {__version__} reads up to "
+            f"{FORMAT_VERSION}; it was written by equiv {metadata.get('equiv_version', '?')}: "
+            "upgrade equiv"
         )
     if _digest(tensors, metadata.get("state", "")) != metadata.get("sha256"):
         raise CheckpointError(f"{path} is damaged (its content does not match its checksum)")
@@ -180,7 +182,7 @@ def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
 
 
 def _copy_name(newest: Path, previous: Path) -> None:
-    """Give the newest file a second name that replaces the previous generation, without a moment when neither is there."""
+    """Let the newest file also be the previous generation; at no moment is there neither."""
     link = previous.with_name("." + previous.name)
     link.unlink(missing_ok=True)
     try:

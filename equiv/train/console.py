@@ -1,18 +1,51 @@
-"""What a run shows while it works: facts and choices first, then one line per epoch, and a live bar with the time left."""
+"""What a run shows while it works.
+
+Facts and choices come first, then one line per epoch; on a terminal a live bar shows the present
+epoch and the time left.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 import ase.units
+from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-GPA = 1 / ase.units.GPa  # eV/A^3 in GPa
-HEARTBEAT = 60.0  # seconds between signs of life within an epoch when the output is not a terminal
+GPA = 1 / ase.units.GPa  # eV/Angstrom^3 in GPa
+HEARTBEAT = 60.0  # seconds between signs of life within an epoch if the output is no terminal
+INDENT = 11
+
+
+@dataclass(frozen=True)
+class ErrorColumn:
+    """How errors of one property are shown."""
+
+    symbol: str
+    words: str
+    unit: str
+    factor: float
+
+
+ERROR_COLUMNS = {
+    "energy_per_atom": ErrorColumn("E", "energy", "meV/atom", 1e3),
+    "energy": ErrorColumn("E", "energy", "meV/structure", 1e3),
+    "forces": ErrorColumn("F", "force", "meV/Å", 1e3),
+    "stress": ErrorColumn("S", "stress", "GPa", GPA),
+}
+# The columns of the epoch table: what they show, their unit, the entry of the log row.
+EPOCH_COLUMNS = {
+    "E train": ("meV/atom", "train_energy_rmse", 1e3),
+    "E valid": ("meV/atom", "valid_energy_rmse", 1e3),
+    "F train": ("meV/Å", "train_forces_rmse", 1e3),
+    "F valid": ("meV/Å", "valid_forces_rmse", 1e3),
+    "S valid": ("GPa", "valid_stress_rmse", GPA),
+}
 
 
 class RunConsole:
@@ -24,61 +57,50 @@ class RunConsole:
 
     def __init__(self, console: Console | None) -> None:
         self.console = console if console is not None else Console(quiet=True)
-        self.progress: Progress | None = None
         self.warnings: list[str] = []
+        self._bar: tuple[Progress, TaskID] | None = None
         self._columns: list[str] = []
         self._last_sign = monotonic()
 
-    def fact(self, topic: str, text: str) -> None:
-        """One line about what was found or chosen."""
+    def fact(self, topic: str, text: str, *, style: str = "bold") -> None:
+        """A topic and what was found or chosen; further lines are indented below the first."""
         first, *rest = text.split("\n")
-        self.console.print(f"[bold]{topic:<10}[/]{escape(first)}", highlight=False, soft_wrap=True)
+        self._print(f"[{style}]{topic:<{INDENT - 1}}[/] {escape(first)}")
         for line in rest:
-            self.console.print(f"{'':<10}{escape(line)}", highlight=False, soft_wrap=True)
+            self._print(" " * INDENT + escape(line))
 
     def warn(self, text: str) -> None:
         """Something the user should know, visibly."""
         self.warnings.append(text)
-        self.console.print(
-            f"[bold yellow]warning[/]   {escape(text)}", highlight=False, soft_wrap=True
-        )
+        self.fact("warning", text, style="bold yellow")
 
     def header(self, *, energy: bool, forces: bool, stress: bool) -> None:
-        """The head of the epoch table."""
-        self._columns = ["epoch", "time", "left", "loss"]
-        self._columns += (
-            ["E train", "E valid"] * energy + ["F train", "F valid"] * forces + ["S valid"] * stress
-        )
-        self._columns += ["lr", ""]
-        units = {"E": "meV/atom", "F": "meV/A", "S": "GPa"}
+        """The head of the epoch table.
+
+        Errors are root mean squares, on the training batches as they went by, and on the validation
+        set with the averaged weights.
+        """
+        shown = {"E": energy, "F": forces, "S": stress}
+        errors = [name for name in EPOCH_COLUMNS if shown[name[0]]]
+        self._columns = ["epoch", "time", "left", "loss", *errors, "lr", ""]
         self._line(self._columns, style="bold")
-        self._line(
-            [units.get(name[:1], "") if " " in name else "" for name in self._columns], style="dim"
-        )
+        self._line([EPOCH_COLUMNS.get(name, ("",))[0] for name in self._columns], style="dim")
 
     def row(self, row: Mapping[str, Any], *, left: float | None, best: bool) -> None:
-        """One epoch: root mean square errors on the training batches as they went by, and on the validation set."""
+        """One epoch of the table; the star marks the best so far."""
         cells = {
             "epoch": f"{row['epoch']}",
             "time": clock(row["time_s"]),
             "left": "" if left is None else clock(left),
             "loss": f"{row['loss']:.3g}",
-            "E train": _milli(row.get("train_energy_rmse")),
-            "E valid": _milli(row.get("valid_energy_rmse")),
-            "F train": _milli(row.get("train_forces_rmse")),
-            "F valid": _milli(row.get("valid_forces_rmse")),
-            "S valid": _gpa(row.get("valid_stress_rmse")),
             "lr": f"{row['learning_rate']:.1e}",
             "": "*" if best else "",
         }
+        for name, (_, key, factor) in EPOCH_COLUMNS.items():
+            value = row.get(key)
+            cells[name] = "-" if value is None else significant(factor * value)
         self._line([cells[name] for name in self._columns])
-
-    def _line(self, cells: Sequence[str], style: str = "") -> None:
-        widths = [1 if name == "" else 6 if name == "epoch" else 9 for name in self._columns]
-        text = " ".join(
-            f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)
-        ).rstrip()
-        self.console.print(escape(text), style=style, highlight=False, soft_wrap=True)
+        self._last_sign = monotonic()
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -92,69 +114,69 @@ class RunConsole:
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console, transient=True) as self.progress:
-            self._task = self.progress.add_task("", total=1, note="")
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            self._bar = (progress, progress.add_task("", total=1, note=""))
             try:
                 yield
             finally:
-                self.progress = None
+                self._bar = None
 
     def step(
         self, epoch: int, done: int, total: int, *, speed: float | None, left: float | None
     ) -> None:
-        """Move the bar, or in a file print a sign of life now and then."""
-        note = ("" if speed is None else f"{speed:.3g} s/step") + (
-            "" if left is None else f"   {clock(left)} left"
-        )
-        if self.progress is not None:
-            self.progress.update(
-                self._task, description=f"epoch {epoch}", completed=done, total=total, note=note
-            )
-        elif monotonic() - self._last_sign > HEARTBEAT:
-            self.console.print(
-                f"  epoch {epoch}: step {done} of {total}, {note}", highlight=False, soft_wrap=True
-            )
-            self._last_sign = monotonic()
-
-    def sign_given(self) -> None:
-        """A line was just printed: the next sign of life can wait."""
-        self._last_sign = monotonic()
+        """Move the bar, or in a file give a sign of life now and then."""
+        now = monotonic()
+        if self._bar is None and now - self._last_sign < HEARTBEAT:
+            return
+        note = "" if speed is None else f"{1e3 * speed:.0f} ms/step"
+        note += "" if left is None else f", {clock(left)} left"
+        if self._bar is not None:
+            progress, task = self._bar
+            label = f"epoch {epoch}"
+            progress.update(task, description=label, completed=done, total=total, note=note)
+        else:
+            self._print(f"  epoch {epoch}: step {done} of {total}, {note}")
+            self._last_sign = now
 
     def errors(self, title: str, splits: Mapping[str, Mapping[str, Any]]) -> None:
         """The error table of all splits and groups."""
-        table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-        table.add_column("")
-        table.add_column("frames", justify="right")
-        present = [
-            name for name in ERROR_COLUMNS if any(name in metrics for metrics in splits.values())
-        ]
+        table = Table(
+            title=title,
+            title_justify="left",
+            title_style="bold",
+            header_style="bold",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        table.add_column("MAE / RMSE", no_wrap=True)
+        table.add_column("frames", justify="right", no_wrap=True)
+        present = [n for n in ERROR_COLUMNS if any(n in metrics for metrics in splits.values())]
         for name in present:
-            table.add_column(ERROR_COLUMNS[name][0], justify="right")
+            column = ERROR_COLUMNS[name]
+            table.add_column(f"{column.symbol} {column.unit}", justify="right", no_wrap=True)
         for split, metrics in splits.items():
-            for label, part in [
-                (split, metrics),
-                *((f"  {g}", m) for g, m in metrics.get("groups", {}).items()),
-            ]:
-                table.add_row(
-                    label, str(part["frames"]), *(error_cell(part, name) for name in present)
-                )
+            groups = metrics.get("groups", {})
+            for label, part in [(split, metrics), *((f"  {g}", m) for g, m in groups.items())]:
+                cells = [error_cell(part, name) for name in present]
+                table.add_row(escape(label), str(part["frames"]), *cells)
         self.console.print(table)
 
+    def _line(self, cells: Sequence[str], style: str = "") -> None:
+        widths = [1 if name == "" else 6 if name == "epoch" else 9 for name in self._columns]
+        text = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        self._print(escape(text.rstrip()), style=style)
 
-ERROR_COLUMNS = {
-    "energy_per_atom": ("E  MAE / RMSE\nmeV/atom", 1e3),
-    "energy": ("E  MAE / RMSE\nmeV/structure", 1e3),
-    "forces": ("F  MAE / RMSE\nmeV/A", 1e3),
-    "stress": ("S  MAE / RMSE\nGPa", GPA),
-}
+    def _print(self, text: str, style: str = "") -> None:
+        self.console.print(text, style=style, highlight=False, soft_wrap=True)
 
 
 def error_cell(metrics: Mapping[str, Any], name: str) -> str:
     """`MAE / RMSE` of one property in its display unit."""
     if name not in metrics:
         return "-"
-    factor = ERROR_COLUMNS[name][1]
-    return f"{_significant(metrics[name]['mae'] * factor)} / {_significant(metrics[name]['rmse'] * factor)}"
+    factor = ERROR_COLUMNS[name].factor
+    both = (metrics[name]["mae"] * factor, metrics[name]["rmse"] * factor)
+    return " / ".join(map(significant, both))
 
 
 def clock(seconds: float) -> str:
@@ -164,23 +186,10 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
-def _significant(value: float) -> str:
-    """Three significant digits without an exponent where that reads well."""
-    if value != value:
-        return "-"
-    magnitude = abs(value)
-    return (
-        f"{value:.0f}"
-        if magnitude >= 100
-        else f"{value:.1f}"
-        if magnitude >= 10
-        else f"{value:.3g}"
-    )
-
-
-def _milli(value: float | None) -> str:
-    return "-" if value is None else _significant(1e3 * value)
-
-
-def _gpa(value: float | None) -> str:
-    return "-" if value is None else _significant(GPA * value)
+def significant(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    size = abs(value)
+    if size != size or size == float("inf"):
+        return str(value)
+    digits = 0 if size >= 99.95 else 1 if size >= 9.995 else 2 if size >= 0.9995 else 3
+    return f"{value:.{digits}f}"

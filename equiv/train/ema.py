@@ -1,10 +1,10 @@
 """Exponential moving average of the weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class MovingAverage:
@@ -14,20 +14,20 @@ class MovingAverage:
         \bar\theta_{t+1} = d_t\, \bar\theta_t + (1 - d_t)\, \theta_{t+1}, \qquad
         d_t = \min\Big(d, \frac{1 + t}{10 + t}\Big)
 
-    The smaller :math:`d_t` of the first steps keeps the random initial weights from lingering. :math:`d = 0` follows the
-    weights exactly.
+    The smaller :math:`d_t` of the first steps keeps the random initial weights from lingering.
+    :math:`d = 0` follows the weights exactly.
 
     Args:
-        model: the model whose parameters are averaged.
+        parameters: the parameters that are averaged, by name.
         decay: :math:`d`.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
         self.decay, self.steps = decay, 0
-        self.parameters = dict(model.named_parameters())
-        self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.parameters = dict(parameters)
+        self.average = {name: value.detach().clone() for name, value in parameters.items()}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -45,18 +45,17 @@ class MovingAverage:
 
 
 @contextmanager
-def weights_of(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> Iterator[None]:
+def weights_of(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
     """Lend the model other weights; its own come back afterwards, bit for bit."""
     own = {name: value.detach().clone() for name, value in parameters.items()}
-    copy_weights(values, parameters)
+    _copy(values, parameters)
     try:
         yield
     finally:
-        copy_weights(own, parameters)
+        _copy(own, parameters)
 
 
 @torch.no_grad()
-def copy_weights(source: dict[str, Tensor], target: dict[str, nn.Parameter]) -> None:
-    """Overwrite the weights in `target` by those of the same name in `source`."""
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
     for name, value in target.items():
         value.copy_(source[name])

@@ -1,4 +1,4 @@
-"""The log of a run: `log.csv` for spreadsheets, `log.jsonl` for programs, one row per epoch in both."""
+"""The log of a run: `log.csv` for spreadsheets, `log.jsonl` for programs, a row per epoch."""
 
 import csv
 import io
@@ -12,8 +12,9 @@ from typing import Any
 class RunLog:
     """Append rows to both files, and cut off what a resumed run is going to do again.
 
-    A checkpoint remembers how long the files were when it was written. Rows behind that point describe epochs that the
-    resumed run repeats, so they are removed before it starts: no epoch stands twice.
+    A checkpoint remembers how long the files were when it was written. Rows behind that point
+    describe epochs that the resumed run repeats, so they are removed before it starts: no epoch
+    stands twice.
 
     Args:
         folder: the folder of the run.

@@ -25,12 +25,14 @@ class EnergyForcesStressLoss(nn.Module):
     .. math::
         L = w_E \Big\langle \omega_s\, h\Big(\frac{\hat E_s - E_s}{N_s}\Big) \Big\rangle_s
           + w_F \big\langle \omega_s\, h(\hat F_{i\alpha} - F_{i\alpha}) \big\rangle_{i\alpha}
-          + w_S \big\langle \omega_s\, h(\hat\sigma_{s\alpha\beta} - \sigma_{s\alpha\beta}) \big\rangle_{s\alpha\beta}
+          + w_S \big\langle \omega_s\, h(\hat\sigma_{s\alpha\beta} - \sigma_{s\alpha\beta})
+          \big\rangle_{s\alpha\beta}
 
-    Here :math:`s` runs over structures with :math:`N_s` atoms and weight :math:`\omega_s`, and each mean runs over
-    exactly those labels that exist: a structure without forces enters the energy term only. The penalty is
-    :math:`h(x) = x^2` (`mse`) or Huber's, :math:`h(x) = x^2/2` below :math:`\delta` and
-    :math:`\delta(|x| - \delta/2)` above. Energies in eV, forces in eV/Angstrom, stress in eV/Angstrom^3.
+    Here :math:`s` runs over structures with :math:`N_s` atoms and weight :math:`\omega_s`, and each
+    mean runs over exactly those labels that exist: a structure without forces enters the energy
+    term only. The penalty is :math:`h(x) = x^2` (`mse`) or Huber's, :math:`h(x) = x^2/2` below
+    :math:`\delta` and :math:`\delta(|x| - \delta/2)` above. Energies in eV, forces in eV/Angstrom,
+    stress in eV/Angstrom^3.
 
     Args:
         kind: `mse` or `huber`.
@@ -65,8 +67,9 @@ class EnergyForcesStressLoss(nn.Module):
                 prediction.forces - batch.forces, has, omega[batch.batch]
             )
         if self.stress and weights.stress and prediction.virials is not None:
-            # From virials and not from the predicted stress: that one divides by the volume of every structure, and
-            # where there is none, 0 * (1/0) would poison the gradient of the others.
+            # From virials and not from the predicted stress: that one divides by the volume of
+            # every structure, and where there is none, 0 * (1/0) would poison the gradient of the
+            # others.
             has = batch.has_stress
             volume = torch.linalg.det(batch.cell[has]).abs()
             error = -prediction.virials[has] / volume[:, None, None] - batch.stress[has]

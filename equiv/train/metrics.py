@@ -1,4 +1,4 @@
-"""Errors of predictions: the one place where they are computed, for training and evaluation alike."""
+"""Errors of predictions, computed in this one place for training and evaluation alike."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,8 @@ VOIGT = (
 class ErrorSum:
     r"""Running sums behind the mean absolute and the root mean square error of one property.
 
-    .. math:: \mathrm{MAE} = \frac{1}{n}\sum |x - y|, \qquad \mathrm{RMSE} = \sqrt{\frac{1}{n}\sum (x - y)^2}
+    .. math:: \mathrm{MAE} = \frac{1}{n}\sum |x - y|, \qquad \mathrm{RMSE} = \sqrt{\frac{1}{n}\sum
+    (x - y)^2}
 
     Sums are kept in float64; `count` is the number of labels that were really there.
     """
@@ -60,8 +61,9 @@ class Metrics:
 
     Attributes:
         frames: number of structures.
-        errors: error sums by property: `energy_per_atom` (eV/atom), `energy` (eV per structure), `forces` (eV/A per
-            Cartesian component), `stress` (eV/A^3 per component, six to a structure).
+        errors: error sums by property: `energy_per_atom` (eV/atom), `energy` (eV per structure),
+            `forces` (eV/A per Cartesian component), `stress` (eV/A^3 per component, six to a
+            structure).
         groups: the same for each group of structures.
     """
 
@@ -75,7 +77,10 @@ class Metrics:
         return self.errors[name]
 
     def add(self, prediction: Prediction, batch: Any, groups: Sequence[str] | None = None) -> None:
-        """Count a predicted batch; labels that are missing are left out. `groups` names the group of each structure."""
+        """Count a predicted batch; labels that are missing are left out.
+
+        `groups` names the group of each structure.
+        """
         errors = batch_errors(prediction, batch)
         self._add(errors, batch.num_graphs)
         for group in dict.fromkeys(groups or ()):
@@ -144,16 +149,26 @@ class Evaluation:
 
     Attributes:
         metrics: the errors.
-        pairs: reference and predicted values of every label that exists, by property, shape [labels, 2]:
-            `energy_per_atom` (eV/atom), `forces` (eV/A), `stress` (eV/A^3).
-        frame_forces: root mean square force error of every structure (eV/A), NaN without labels. Shape [frames].
-        frame_energy: error of the energy per atom of every structure (eV/atom), NaN without label. Shape [frames].
+        pairs: reference and predicted values of every label that exists, by property, shape
+            [labels, 2]: `energy_per_atom` (eV/atom), `forces` (eV/A), `stress` (eV/A^3).
+        frame_forces: root mean square force error of every structure (eV/A), NaN without labels.
+            Shape [frames].
+        frame_energy: error of the energy per atom of every structure (eV/atom), NaN without label.
+            Shape [frames].
     """
 
     metrics: Metrics
     pairs: dict[str, np.ndarray]
     frame_forces: np.ndarray
     frame_energy: np.ndarray
+
+    def worst(self, count: int) -> list[int]:
+        """The structures with the largest errors, of forces or else of energies, worst first."""
+        errors = self.frame_forces
+        if not np.isfinite(errors).any():
+            errors = np.abs(self.frame_energy)
+        order = np.argsort(-np.nan_to_num(errors, nan=-1.0), kind="stable")
+        return [int(i) for i in order if np.isfinite(errors[i])][:count]
 
 
 def evaluate_model(
@@ -253,8 +268,9 @@ def _collect(prediction: Prediction, batch: Any, pairs: dict[str, list[np.ndarra
 
 
 def _per_graph(rows: Rows, num_graphs: int, *, signed: bool) -> np.ndarray:
-    """The one error of each structure, or the root mean square of its many; NaN for structures without a label."""
-    error = rows.error.double().reshape(rows.graph.shape[0], -1)
+    """The one error of each structure, or the root mean square of its many; NaN without a label."""
+    error = rows.error.double()
+    error = error.unsqueeze(-1) if error.dim() == 1 else error
     sums = error.new_zeros(num_graphs).index_add(
         0, rows.graph, (error if signed else error.square()).sum(-1)
     )

@@ -15,9 +15,10 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019), by default in the AMSGrad variant (Reddi et al. 2018).
 
-    Weight decay pulls on the matrices that mix channels and on the weights of the many-body products, as is customary
-    for MACE; not on vectors and scalars, element embeddings, radial networks, the map before the convolution, and
-    readouts (parameters whose name contains one of `UNDECAYED`).
+    Weight decay pulls on the matrices that mix channels and on the weights of the many-body
+    products, as is customary for MACE; not on vectors and scalars, element embeddings, radial
+    networks, the map before the convolution, and readouts (parameters whose name contains one of
+    `UNDECAYED`).
     """
     decayed, free = [], []
     for name, value in parameters.items():

@@ -4,18 +4,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ase.units
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogFormatterSciNotation,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+)
 
+from equiv.train.console import GPA
 from equiv.train.metrics import Evaluation
 
-GPA = 1 / ase.units.GPa
-COLORS = {"train": "#9aa0a6", "valid": "#4285c4", "test": "#d1495b"}
-CYCLE = ("#d1495b", "#2a9d8f", "#edae49", "#7b4ea3", "#66a182")
+COLORS = {"train": "#a8adb4", "valid": "#3d85c6"}
+CYCLE = ("#d1495b", "#2a9d8f", "#e09f3e", "#7b4ea3", "#5f9e4a")
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -26,168 +33,133 @@ STYLE = {
     "legend.frameon": False,
     "figure.facecolor": "white",
 }
-# property -> (title, unit of the axes, factor, unit of the error, factor)
+# property -> title, unit of the axes, factor, unit of the error, factor
 PANELS = {
     "energy_per_atom": ("Energy", "eV/atom", 1.0, "meV/atom", 1e3),
     "forces": ("Force components", "eV/Å", 1.0, "meV/Å", 1e3),
     "stress": ("Stress components", "GPa", GPA, "GPa", GPA),
 }
-MOST_POINTS = 40_000
+MOST_POINTS = 20_000  # dots of one split in one panel
 
 
-def parity(evaluations: Mapping[str, Evaluation], path: Path) -> None:
-    """Predicted against reference values, a column per property; the error itself against the reference below.
+def parity(evaluations: Mapping[str, Evaluation], path: Path | str) -> None:
+    """Predicted against reference values, a column per property, and below the error itself.
 
-    The lower row shows what the diagonal hides: errors are thousands of times smaller than the range of the values.
+    The lower row shows what the diagonal hides: errors are much smaller than the range of values.
+    Energies are shown relative to their mean where that is far larger than their range.
     """
-    shown = [
-        name
-        for name in PANELS
-        if any(len(evaluation.pairs[name]) for evaluation in evaluations.values())
-    ]
+    shown = [name for name in PANELS if any(len(item.pairs[name]) for item in evaluations.values())]
     colors = split_colors(evaluations)
+    width = max(len(shown), 1)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.7 * max(len(shown), 1), 5.2), layout="constrained")
+        figure = Figure(figsize=(3.7 * width, 5.3), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(
-            2, max(len(shown), 1), squeeze=False, sharex="col", height_ratios=(2.4, 1)
-        )
+        axes = figure.subplots(2, width, squeeze=False, sharex="col", height_ratios=(2.4, 1))
         for column, name in enumerate(shown):
-            _parity_panel(axes[0, column], axes[1, column], name, evaluations, colors)
-        if shown:
-            handles, labels = axes[0, 0].get_legend_handles_labels()
-            figure.legend(
-                handles, labels, loc="outside upper center", ncols=len(labels), markerscale=2.5
-            )
+            pairs = {
+                s: item.pairs[name] for s, item in evaluations.items() if len(item.pairs[name])
+            }
+            _parity_panel(axes[0, column], axes[1, column], name, pairs, colors)
+        handles = [
+            Line2D([], [], linestyle="", marker="o", markersize=5, color=colors[split], label=split)
+            for split in evaluations
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5))
         figure.savefig(path, dpi=160)
 
 
 def _parity_panel(
-    top: Axes,
-    bottom: Axes,
-    name: str,
-    evaluations: Mapping[str, Evaluation],
-    colors: Mapping[str, str],
+    top: Axes, bottom: Axes, name: str, pairs: Mapping[str, np.ndarray], colors: Mapping[str, str]
 ) -> None:
     title, unit, factor, error_unit, error_factor = PANELS[name]
+    everything = np.concatenate(list(pairs.values())) * factor
+    reference = everything[:, 0]
+    offset = 0.0
+    if abs(reference.mean()) > 20 * (np.ptp(reference) or 1.0):
+        offset = float(np.round(reference.mean(), 2))
+        title += f"  (relative to {offset:g} {unit})"
     random = np.random.default_rng(0)
-    lines, spread, reach = [], [], []
-    for split, evaluation in evaluations.items():
-        pairs = evaluation.pairs[name]
-        if not len(pairs):
-            continue
-        rmse = float(np.sqrt(np.mean((pairs[:, 1] - pairs[:, 0]) ** 2)))
-        lines.append(f"{split}  {rmse * error_factor:.3g} {error_unit}")
-        spread.append(np.abs(pairs[:, 1] - pairs[:, 0]) * error_factor)
-        reach.append(pairs * factor)
-        chosen = (
-            pairs
-            if len(pairs) <= MOST_POINTS
-            else pairs[random.choice(len(pairs), MOST_POINTS, replace=False)]
-        )
+    for split, all_pairs in pairs.items():
+        few = len(all_pairs) <= MOST_POINTS
+        rows = all_pairs if few else random.choice(all_pairs, MOST_POINTS, replace=False)
         dots = {
-            "s": 7 if len(chosen) < 2000 else 2.5,
-            "alpha": float(np.clip(60 / len(chosen) ** 0.5, 0.08, 0.8)),
+            "s": 8 if len(rows) < 2000 else 3,
+            "alpha": float(np.clip(40 / len(rows) ** 0.5, 0.12, 0.8)),
             "color": colors[split],
             "linewidths": 0,
             "rasterized": True,
         }
-        top.scatter(chosen[:, 0] * factor, chosen[:, 1] * factor, label=split, **dots)
-        bottom.scatter(chosen[:, 0] * factor, (chosen[:, 1] - chosen[:, 0]) * error_factor, **dots)
-    values = np.concatenate([pairs.ravel() for pairs in reach])
-    low, high = float(values.min()), float(values.max())
+        x = rows[:, 0] * factor - offset
+        top.scatter(x, rows[:, 1] * factor - offset, **dots)
+        bottom.scatter(x, (rows[:, 1] - rows[:, 0]) * error_factor, **dots)
+    low, high = float(everything.min()) - offset, float(everything.max()) - offset
     margin = 0.04 * (high - low) or 0.05
-    top.plot(
-        [low - margin, high + margin],
-        [low - margin, high + margin],
-        color="black",
-        linewidth=0.7,
-        zorder=3,
-    )
-    top.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), title=title)
-    top.set_ylabel(f"predicted ({unit})")
-    top.text(0.04, 0.96, "RMSE\n" + "\n".join(lines), transform=top.transAxes, va="top", fontsize=8)
+    span = (low - margin, high + margin)
+    top.plot(span, span, color="black", linewidth=0.7, zorder=3)
+    top.set(xlim=span, ylim=span, title=title, ylabel=f"predicted ({unit})")
+    text = ["RMSE"]
+    for split, all_pairs in pairs.items():
+        rmse = float(np.sqrt(np.mean(np.diff(all_pairs) ** 2)))
+        text.append(f"{split}  {rmse * error_factor:.3g} {error_unit}")
+    top.text(0.04, 0.97, "\n".join(text), transform=top.transAxes, va="top", fontsize=8)
+    errors = np.abs(np.concatenate([np.diff(rows) for rows in pairs.values()])) * error_factor
+    limit = 1.4 * float(np.quantile(errors, 0.998)) or 1.0
     bottom.axhline(0, color="black", linewidth=0.7, zorder=3)
-    limit = 1.3 * float(np.quantile(np.concatenate(spread), 0.995)) or 1.0
-    bottom.set(ylim=(-limit, limit))
-    bottom.set_xlabel(f"reference ({unit})")
-    bottom.set_ylabel(f"error ({error_unit})")
+    bottom.set(ylim=(-limit, limit), ylabel=f"error ({error_unit})", xlabel=f"reference ({unit})")
     for axis in (top, bottom):
         axis.ticklabel_format(useOffset=False)
         axis.locator_params(axis="x", nbins=5)
-    # Legends show the colour of a split, not the transparency of its points.
-    for handle in top.collections:
-        handle.set_label(handle.get_label())
 
 
-def learning_curve(rows: Sequence[Mapping[str, float | None]], path: Path) -> None:
-    """Errors and learning rate against the epoch, on logarithmic axes."""
+def learning_curve(rows: Sequence[Mapping[str, float | None]], path: Path | str) -> None:
+    """Errors, loss and learning rate against the epoch, on logarithmic axes."""
     panels = [
-        ("energy", "Energy RMSE (meV/atom)", 1e3),
-        ("forces", "Force RMSE (meV/Å)", 1e3),
-        ("stress", "Stress RMSE (GPa)", GPA),
+        ("energy_rmse", "Energy RMSE (meV/atom)", 1e3),
+        ("forces_rmse", "Force RMSE (meV/Å)", 1e3),
+        ("stress_rmse", "Stress RMSE (GPa)", GPA),
     ]
-    panels = [
-        panel
-        for panel in panels
-        if any(
-            row.get(f"valid_{panel[0]}_rmse") or row.get(f"train_{panel[0]}_rmse") for row in rows
-        )
-    ]
+    panels = [panel for panel in panels if any(row.get(f"train_{panel[0]}") for row in rows)]
+    best = [int(row["epoch"] or 0) for row in rows if row.get("best")]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.7 * (len(panels) + 1), 3.0), layout="constrained")
+        figure = Figure(figsize=(3.4 * (len(panels) + 1), 3.0), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(panels) + 1, squeeze=False)[0]
-        best = [int(row["epoch"] or 0) for row in rows if row.get("best")]
-        for axis, (name, label, factor) in zip(axes, panels, strict=False):
-            for split, title in (
-                ("train", "train (running)"),
-                ("valid", "valid (averaged weights)"),
-            ):
-                _curve(axis, rows, f"{split}_{name}_rmse", factor, color=COLORS[split], label=title)
-            axis.set(title=label, xlabel="epoch", yscale="log")
-            if best:
-                axis.axvline(
-                    best[-1],
-                    color="black",
-                    linewidth=0.7,
-                    linestyle=":",
-                    label=f"best, epoch {best[-1]}",
-                )
-            _plain_ticks(axis)
+        for axis, (name, title, factor) in zip(axes, panels, strict=False):
+            for split, words in (("train", "training batches"), ("valid", "validation, averaged")):
+                style = {"color": COLORS[split], "label": words}
+                _curve(axis, rows, f"{split}_{name}", factor, **style)
+            _finish(axis, title, best)
+        _curve(axes[-1], rows, "learning_rate", 1.0, color="#333333", label="learning rate")
+        _finish(axes[-1], "Learning rate", [])
+        axes[-1].yaxis.set_major_formatter(LogFormatterSciNotation())
         axes[0].legend(fontsize=8)
-        last = axes[-1]
-        _curve(last, rows, "learning_rate", 1.0, color="#333333", label="learning rate")
-        last.set(title="Learning rate", xlabel="epoch", yscale="log")
         figure.savefig(path, dpi=160)
 
 
 def _curve(
-    axis: Axes, rows: Sequence[Mapping[str, float | None]], key: str, factor: float, **style: Any
+    axis: Axes, rows: Sequence[Mapping[str, Any]], key: str, factor: float, **style: Any
 ) -> None:
     points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
     if points:
         x, y = np.array(points, dtype=float).T
-        axis.plot(
-            x,
-            y * factor,
-            linewidth=1.2,
-            marker="o" if len(points) < 15 else None,
-            markersize=3,
-            **style,
-        )
+        marker = "o" if len(points) < 15 else None
+        axis.plot(x, y * factor, linewidth=1.3, marker=marker, markersize=3, **style)
 
 
-def _plain_ticks(axis: Axes) -> None:
-    """1, 2, 5, 10 rather than powers of ten, which say little over one decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
+def _finish(axis: Axes, title: str, best: Sequence[int]) -> None:
+    """A logarithmic axis with ticks at 1, 2, 5, 10; powers of ten say little over one decade."""
+    axis.set(title=title, xlabel="epoch", yscale="log")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.grid(axis="y", linewidth=0.4, color="#dddddd")
+    if best:
+        label = f"best: epoch {best[-1]}"
+        axis.axvline(best[-1], color="black", linewidth=0.7, linestyle=":", label=label)
 
 
 def split_colors(splits: Mapping[str, Any]) -> dict[str, str]:
-    """A colour per split: grey for training, blue for validation, strong ones for the tests."""
-    rest = iter(CYCLE * (1 + len(splits) // len(CYCLE)))
-    return {name: COLORS[name] if name in ("train", "valid") else next(rest) for name in splits}
+    """A colour per split: grey for training, blue for validation, strong ones for the others."""
+    others = [name for name in splits if name not in COLORS]
+    return COLORS | {name: CYCLE[i % len(CYCLE)] for i, name in enumerate(others)}

@@ -1,7 +1,7 @@
-"""From files to what the loop needs: checked structures, splits, graphs, statistics, and a model of the right size."""
+"""From files to what the loop needs: checked structures, graphs, and a model of the right size."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from ase.data import chemical_symbols
 
 from equiv.data import (
+    CheckReport,
     Dataset,
     ReferenceEnergies,
     check_frames,
@@ -49,14 +50,16 @@ class Prepared:
     """Everything that is settled before the first step.
 
     Attributes:
-        recipe: the recipe with every `auto` replaced by the value chosen (except epochs that follow the clock).
+        recipe: the recipe with every `auto` replaced by the value chosen (except epochs that follow
+            the clock).
         train: the training set.
         valid: the validation set; may be empty.
         tests: the test sets.
         learned: which labels are learned, and their natural sizes.
         reference: energies of the free atoms.
         arguments: arguments of the architecture.
-        fingerprint: hash of the content of the training and validation structures and of their labels.
+        fingerprint: hash of the content of the training and validation structures and of their
+            labels.
         device: where training runs.
     """
 
@@ -87,7 +90,7 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, console: RunConsole) -> Prepared:
-    """Read and check the data, and settle every choice the recipe leaves open; each one is printed.
+    """Read and check the data, and settle every choice the recipe leaves open; each is printed.
 
     Raises:
         EquivError: the data cannot be trained on; the message says which structures and why.
@@ -96,43 +99,30 @@ def prepare(recipe: Recipe, console: RunConsole) -> Prepared:
     train, valid, tests = read_splits(recipe, console)
     reference = reference_energies(train, recipe.data.reference_energies)
     console.fact("E0", str(reference))
-    train, valid = _without_isolated(train), _without_isolated(valid)
+    train, valid = train.without_isolated(), valid.without_isolated()
+    how = ""
     if recipe.data.valid is None:
-        train, valid = split_frames(
-            train,
-            recipe.data.valid_fraction,
-            seed=recipe.train.seed,
-            group_key=recipe.data.group_key,
-        )
-    console.fact(
-        "split",
-        f"{len(train)} train / {len(valid)} valid"
-        + (
-            ""
-            if recipe.data.valid is not None
-            else f" (held out: {recipe.data.valid_fraction:.0%}, by content hash)"
-        )
-        + "".join(f" / {len(dataset)} {name}" for name, dataset in tests.items()),
-    )
+        fraction, key = recipe.data.valid_fraction, recipe.data.group_key
+        train, valid = split_frames(train, fraction, seed=recipe.train.seed, group_key=key)
+        how = f" ({fraction:.0%} held out by content hash, seed {recipe.train.seed})"
+    others = "".join(f" / {len(dataset)} {name}" for name, dataset in tests.items())
+    console.fact("split", f"{len(train)} train / {len(valid)} valid{how}{others}")
     if not len(train):
-        raise DataError(
-            "no structure is left to train on after setting isolated atoms and the validation part aside"
-        )
+        raise DataError("no structure but isolated atoms: there is nothing to train on")
+    _require_known_elements(train, {"valid": valid, **tests})
     _report(check_leakage(train, {"valid": valid, **tests}), console)
-
-    cutoff = recipe.model.cutoff
     splits = [
-        Split(name, dataset, graphs_of(dataset, cutoff))
+        Split(name, dataset, graphs_of(dataset, recipe.model.cutoff))
         for name, dataset in {"train": train, "valid": valid, **tests}.items()
     ]
-    learned, shift, neighbors = natural_sizes(splits[0], reference.values, recipe)
-    recipe, arguments = _settle(recipe, splits[0], reference, learned, shift, neighbors, console)
+    sizes = natural_sizes(splits[0], reference.values, recipe)
+    recipe, arguments = settle(recipe, splits[0], reference, sizes, console)
     return Prepared(
         recipe=recipe,
         train=splits[0],
         valid=splits[1],
         tests=splits[2:],
-        learned=learned,
+        learned=sizes.learned,
         reference=reference,
         arguments=arguments,
         fingerprint=f"{train.fingerprint}:{valid.fingerprint}",
@@ -157,23 +147,39 @@ def read_splits(recipe: Recipe, console: RunConsole) -> tuple[Dataset, Dataset, 
 
 
 def graphs_of(dataset: Dataset, cutoff: float) -> list[AtomGraph]:
-    """The graphs of all structures of a set, with labels; `frame_index` is the position in the set."""
-    graphs = []
-    for index, frame in enumerate(dataset):
-        graph = AtomGraph.from_atoms(frame.atoms, cutoff, labels=frame)
-        graph.frame_index = torch.tensor([index])
-        graphs.append(graph)
-    return graphs
+    """The graphs of all structures of a set, with their labels."""
+    return [AtomGraph.from_atoms(frame.atoms, cutoff, labels=frame) for frame in dataset]
 
 
-def natural_sizes(
-    split: Split, reference: dict[int, float], recipe: Recipe
-) -> tuple[Learned, float, float]:
-    r"""Which labels there are to learn and their natural sizes; the energy shift per atom; the mean number of neighbours.
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured on the training set.
 
-    The size of the energies is the standard deviation of :math:`(E - \sum_i E^0_{z_i}) / N`, that of forces and stress
-    the root mean square of their components. A size of zero (a single structure, say) is replaced by 1 meV/atom,
-    1 meV/Angstrom or 0.1 meV/Angstrom^3, which only matters for the scale of the validation score.
+    Attributes:
+        learned: which labels are learned, and their natural sizes.
+        shift: mean of the energy per atom after subtraction of the reference energies, eV/atom.
+        neighbors: mean number of neighbours of an atom.
+    """
+
+    learned: Learned
+    shift: float
+    neighbors: float
+
+
+def natural_sizes(split: Split, reference: Mapping[int, float], recipe: Recipe) -> Sizes:
+    r"""Measure labels and graphs of the training set.
+
+    .. math::
+        s_E = \mathrm{std}_s \frac{E_s - \sum_{i \in s} E^0_{z_i}}{N_s}, \qquad
+        s_F = \sqrt{\langle F_{i\alpha}^2 \rangle}, \qquad
+        s_\sigma = \sqrt{\langle \sigma_{s\alpha\beta}^2 \rangle}
+
+    A size of zero (a single structure, say) is replaced by 1 meV/atom, 1 meV/Angstrom or
+    0.1 meV/Angstrom^3, which matters for the validation score only. A label whose weight in the
+    loss is zero is not learned.
+
+    Raises:
+        DataError: nothing is left to learn.
     """
     weights = recipe.train
     energies, forces, stresses = [], [], []
@@ -182,9 +188,9 @@ def natural_sizes(
         if frame.energy is not None and len(numbers):
             energies.append((frame.energy - sum(reference[int(z)] for z in numbers)) / len(numbers))
         if frame.forces is not None:
-            forces.append(np.asarray(frame.forces).ravel())
+            forces.append(frame.forces.ravel())
         if frame.stress is not None:
-            stresses.append(np.asarray(frame.stress).ravel())
+            stresses.append(frame.stress.ravel())
     learned = Learned(
         energy=max(float(np.std(energies)), 1e-3) if energies and weights.energy_weight else None,
         forces=max(_rms(forces), 1e-3) if forces and weights.forces_weight else None,
@@ -197,104 +203,92 @@ def natural_sizes(
     atoms = sum(int(graph.num_nodes or 0) for graph in split.graphs)
     edges = sum(int(graph.senders.shape[0]) for graph in split.graphs)
     shift = float(np.mean(energies)) if energies else 0.0
-    return learned, shift, edges / atoms if atoms else 0.0
+    return Sizes(learned, shift, edges / atoms if atoms else 0.0)
 
 
-def _settle(
-    recipe: Recipe,
-    split: Split,
-    reference: ReferenceEnergies,
-    learned: Learned,
-    shift: float,
-    neighbors: float,
-    console: RunConsole,
+def settle(
+    recipe: Recipe, split: Split, reference: ReferenceEnergies, sizes: Sizes, console: RunConsole
 ) -> tuple[Recipe, dict[str, Any]]:
-    """Replace every `auto` and say so."""
-    chosen: list[str] = []
+    """Replace every `auto` by a value and say so; the recipe and the arguments of the architecture.
 
-    def settle(name: str, given: Any, value: Any, shown: str) -> Any:
-        if given != "auto":
-            return given
-        chosen.append(f"{name} = {shown}")
-        return value
+    Raises:
+        EquivError: no atom has a neighbour within the cutoff.
+    """
+    model, train, learned = recipe.model, recipe.train, sizes.learned
+    changes: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
 
-    model, train = recipe.model, recipe.train
-    if neighbors == 0 and model.mean_neighbors == "auto":
+    def choose(section: str, name: str, value: Any, shown: str) -> None:
+        if getattr(getattr(recipe, section), name) == "auto":
+            changes[section][name] = value
+            console.fact("auto", f"{section}.{name} = {shown}")
+
+    if sizes.neighbors == 0 and model.mean_neighbors == "auto":
         raise EquivError(
-            f"no atom of the training set has a neighbour within model.cutoff = {model.cutoff:g} Angstrom; "
-            "raise the cutoff or check the unit of length"
+            "no atom of the training set has a neighbour within model.cutoff = "
+            f"{model.cutoff:g} Angstrom; raise the cutoff or check the unit of length"
         )
     scale = learned.forces if learned.forces is not None else learned.energy or 1.0
-    model = model.model_copy(
-        update={
-            "mean_neighbors": settle(
-                "mean_neighbors", model.mean_neighbors, neighbors, f"{neighbors:.2f}"
-            ),
-            "scale": settle("scale", model.scale, scale, f"{scale:.4g} eV"),
-            "shift": settle("shift", model.shift, shift, f"{shift:.4g} eV/atom"),
-        }
-    )
+    choose("model", "mean_neighbors", sizes.neighbors, f"{sizes.neighbors:.2f}")
+    choose("model", "scale", scale, f"{scale:.4g} eV")
+    choose("model", "shift", sizes.shift, f"{sizes.shift:.4g} eV/atom")
     num_edges = [int(graph.senders.shape[0]) for graph in split.graphs]
     budget = automatic_edge_budget(num_edges, train.batch_size)
-    changes: dict[str, Any] = {
-        "batch_edges": settle(
-            "batch_edges",
-            train.batch_edges,
-            budget,
-            f"{budget} (up to {train.batch_size} structures)",
-        )
-    }
-    if train.epochs == "auto" and train.max_time is None:
+    choose("train", "batch_edges", budget, f"{budget}, and at most {train.batch_size} structures")
+    if train.max_time is None:
         epochs = min(max(math.ceil(AUTOMATIC_STEPS * train.batch_size / len(num_edges)), 10), 2000)
-        changes["epochs"] = settle("epochs", "auto", epochs, str(epochs))
+        choose("train", "epochs", epochs, str(epochs))
     elif train.epochs == "auto":
-        chosen.append(
-            "epochs = as many as max_time allows (the schedule follows the clock: runs differ in detail)"
-        )
-    for line in chosen:
-        console.fact("auto", line)
-    table = {chemical_symbols[z]: float(energy) for z, energy in reference.values.items()}
+        clock = "the schedule follows the clock, so no two runs are equal"
+        console.fact("auto", f"train.epochs = as many as max_time allows ({clock})")
+    model = model.model_copy(update=changes["model"])
     symbols = [chemical_symbols[z] for z in split.dataset.elements]
-    arguments = model.model_dump(exclude={"name"}) | {
-        "elements": symbols,
-        "reference_energies": {symbol: table[symbol] for symbol in symbols},
-    }
-    data = recipe.data.model_copy(update={"reference_energies": arguments["reference_energies"]})
-    settled = recipe.model_copy(
-        update={"model": model, "train": train.model_copy(update=changes), "data": data}
-    )
-    return settled, arguments
+    numbers = dict(zip(symbols, split.dataset.elements, strict=True))
+    energies = {symbol: float(reference.values[z]) for symbol, z in numbers.items()}
+    data = recipe.data.model_copy(update={"reference_energies": energies})
+    train = train.model_copy(update=changes["train"])
+    settled = recipe.model_copy(update={"model": model, "train": train, "data": data})
+    arguments = model.model_dump(exclude={"name"})
+    return settled, {**arguments, "elements": symbols, "reference_energies": energies}
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a recipe; `auto` is the first GPU if there is one."""
+    """The device of a recipe; `auto` is the first GPU if there is one.
+
+    Raises:
+        EquivError: there is no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise EquivError(
-            f"train.device = {name!r} cannot be used here: {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise EquivError(f"train.device = {name!r} cannot be used here: {reason}") from error
     return device
 
 
 def _rms(parts: Sequence[np.ndarray]) -> float:
-    return float(np.sqrt(np.mean(np.square(np.concatenate(parts))))) if parts else 0.0
+    return float(np.sqrt(np.mean(np.square(np.concatenate(parts)))))
 
 
-def _without_isolated(dataset: Dataset) -> Dataset:
-    return dataset.subset([i for i, frame in enumerate(dataset) if not frame.isolated])
+def _require_known_elements(train: Dataset, others: Mapping[str, Dataset]) -> None:
+    """Every element that is ever predicted must be trained on."""
+    for name, dataset in others.items():
+        if unknown := set(dataset.elements) - set(train.elements):
+            symbols = ", ".join(chemical_symbols[z] for z in sorted(unknown))
+            raise DataError(
+                f"the {name} set holds {symbols}, which no training structure does; "
+                "add structures with these elements to data.train, or leave them out"
+            )
 
 
-def _report(report: Any, console: RunConsole) -> None:
+def _report(report: CheckReport, console: RunConsole) -> None:
     """Print what a check found; errors stop the run."""
-    errors = [str(finding) for finding in report.findings if finding.severity == "error"]
-    for finding in report.findings:
-        if finding.severity == "warning":
-            console.warn(str(finding))
-        elif finding.severity == "note":
-            console.fact("note", str(finding))
-    if errors:
-        raise DataError("the data cannot be trained on:\n  " + "\n  ".join(errors))
+    for finding in report.of("warning"):
+        console.warn(str(finding))
+    for finding in report.of("note"):
+        console.fact("note", str(finding))
+    if report.errors:
+        lines = "\n  ".join(str(finding) for finding in report.errors)
+        raise DataError(f"the data cannot be trained on:\n  {lines}")

@@ -68,7 +68,7 @@ def own_randomness(seed: int) -> Iterator[None]:
 
 @contextmanager
 def own_settings(*, threads: int | None, deterministic: bool) -> Iterator[None]:
-    """Thread count and determinism of torch for the length of a run; afterwards the caller's are back."""
+    """Thread count and determinism of torch for the length of a run; then the caller's again."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,10 +1,12 @@
 """What a training run is told: every key, its default, its unit and what it may be.
 
-A recipe has four parts: `data` (which structures and labels), `model` (the constructor call of an architecture),
-`train` (loss, optimizer, schedule, stopping) and `output` (the folder of the run). This file is the only home of the
-defaults; it imports neither torch nor ase, so that a recipe is checked in a fraction of a second.
+A recipe has four parts: `data` (which structures and labels), `model` (the constructor call of an
+    architecture), `train` (loss, optimizer, schedule, stopping) and `output` (the folder of the
+    run). This file is the only home of the defaults; it imports neither torch nor ase, so that a
+    recipe is checked in a fraction of a second.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,7 +25,7 @@ _UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.
 
 
 def parse_duration(value: object) -> object:
-    """Seconds from `90` (seconds), `"90s"`, `"45m"`, `"1h30m"`, `"1:30:00"`; anything else is handed back unchanged."""
+    """Seconds from `"90s"`, `"45m"`, `"1h30m"` or `"1:30:00"`; anything else is left unchanged."""
     if not isinstance(value, str):
         return value
     text = value.strip().lower().replace(" ", "")
@@ -47,7 +49,7 @@ Duration = Annotated[
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys are errors, values are taken as they are and never bent to fit."""
+    """A part of a recipe: unknown keys are errors, and no value is bent to fit."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -71,7 +73,7 @@ class DataRecipe(Section):
     units: UnitChoice = Field(default_factory=UnitChoice, description="units of the files")
     reference_energies: Literal["auto", "isolated", "least_squares"] | dict[str, Finite] = Field(
         "auto",
-        description="energy of each free atom (eV): from isolated atoms, a fit, or a table {H: -13.6, ...}",
+        description="energies of the free atoms (eV), for example {H: -13.6, O: -2041.8}",
     )
     group_key: str | None = Field(
         None,
@@ -80,7 +82,7 @@ class DataRecipe(Section):
 
 
 class MACERecipe(Section):
-    """The constructor call of `equiv.models.MACE`; what is `auto` is measured on the training set."""
+    """The constructor call of `equiv.models.MACE`; `auto` is measured on the training set."""
 
     name: Literal["mace"] = Field("mace", description="architecture")
     cutoff: Positive = Field(5.0, description="neighbours are seen up to this distance (Angstrom)")
@@ -119,7 +121,7 @@ class TrainRecipe(Section):
 
     epochs: Literal["auto"] | Count = Field(
         "auto",
-        description="passes over the training set; auto: about 20 000 steps, or whatever fits into max_time",
+        description="passes over the training set; auto: 20 000 steps, or what max_time allows",
     )
     max_time: Duration | None = Field(
         None, description="training stops after this time, resumed pieces added up"
@@ -130,16 +132,16 @@ class TrainRecipe(Section):
 
     loss: Literal["huber", "mse"] = Field("huber", description="penalty of one error")
     huber_delta: Positive = Field(
-        0.02, description="errors above this are penalised linearly (eV/atom, eV/A, eV/A^3)"
+        0.01, description="errors above this are penalised linearly (eV/atom, eV/A, eV/A^3)"
     )
     energy_weight: NonNegative = Field(10.0, description="weight of the energy error per atom")
     forces_weight: NonNegative = Field(100.0, description="weight of the force error per component")
     stress_weight: NonNegative = Field(
-        100.0, description="weight of the stress error per component"
+        1000.0, description="weight of the stress error per component"
     )
     final_energy_weight: NonNegative | None = Field(
         1000.0,
-        description="energy weight at the end; it grows geometrically over the second half; null keeps energy_weight",
+        description="energy weight at the end, reached geometrically over the second half",
     )
 
     batch_size: Count = Field(8, description="most structures in a batch")
@@ -153,7 +155,7 @@ class TrainRecipe(Section):
     )
     final_learning_rate: Positive | None = Field(
         None,
-        description="learning rate at the end, and the floor of `plateau`; null: a hundredth of learning_rate",
+        description="lowest learning rate; null: a hundredth of learning_rate",
     )
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up")
     plateau_factor: float = Field(
@@ -197,13 +199,17 @@ class TrainRecipe(Section):
     def _learning_rate_falls(self) -> "TrainRecipe":
         if self.schedule != "constant" and self.floor > self.learning_rate:
             raise ValueError(
-                f"final_learning_rate ({self.floor:g}) must not exceed learning_rate ({self.learning_rate:g})"
+                f"final_learning_rate ({self.floor:g}) must not exceed learning_rate "
+                f"({self.learning_rate:g})"
             )
         return self
 
 
 class Recipe(Section):
-    """A whole training run. Build it with `load_recipe`, which explains what is wrong in plain words."""
+    """A whole training run.
+
+    Build it with `load_recipe`, which explains what is wrong in plain words.
+    """
 
     data: DataRecipe
     model: MACERecipe = Field(default_factory=MACERecipe)
@@ -223,12 +229,12 @@ class Recipe(Section):
     PATHS: ClassVar[tuple[str, ...]] = ("data.train", "data.valid", "data.test", "output")
 
     def path(self, text: str) -> Path:
-        """A path of the recipe as the file system knows it; relative ones start at the folder of the recipe file."""
+        """A path of the recipe, seen from the working directory."""
         return self._folder / Path(text).expanduser()
 
     @property
     def run_folder(self) -> Path:
-        """Where the run keeps everything: `output`, or `runs/<name of the recipe>` below the working directory."""
+        """Where the run keeps everything: `output`, or `runs/<name>` in the working directory."""
         return self.path(self.output) if self.output is not None else Path("runs") / self._stem
 
     def test_sets(self) -> dict[str, list[Path]]:
@@ -246,10 +252,28 @@ class Recipe(Section):
         return [self.path(file) for file in ([files] if isinstance(files, str) else files)]
 
     def placed(self, folder: Path, stem: str) -> "Recipe":
-        """The same recipe whose relative paths start at `folder` and whose default run is called `stem`."""
+        """The same recipe with relative paths that start at `folder`, and a default name."""
         recipe = self.model_copy()
         recipe._folder, recipe._stem = Path(folder), stem
         return recipe
+
+    def relocated(self, folder: Path) -> dict[str, Any]:
+        """The recipe as a dictionary whose relative paths start at `folder`."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, str):
+                return os.path.relpath(self.path(value), folder)
+            if isinstance(value, list):
+                return [move(item) for item in value]
+            if isinstance(value, dict):
+                return {key: move(item) for key, item in value.items()}
+            return value
+
+        content = self.to_dict()
+        for key in ("train", "valid", "test"):
+            content["data"][key] = move(content["data"][key])
+        content["output"] = "."
+        return content
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, JSON-able dictionaries with every default filled in."""

@@ -1,4 +1,4 @@
-"""From a YAML file, a dictionary or a data file to a checked recipe, with every complaint at once and in plain words."""
+"""From a YAML file, a dictionary or a data file to a checked recipe, or to all its complaints."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -34,18 +34,20 @@ def load_recipe(
     *,
     output: str | Path | None = None,
 ) -> Recipe:
-    """A checked recipe from a YAML file, a dictionary, or a file of structures (then everything else is chosen).
+    """A checked recipe from a YAML file, a dictionary, or a file of structures.
 
-    Relative paths written in a recipe file start at the folder of that file; relative paths in a dictionary, in
-    `overrides` and in `output` start at the working directory.
+    Relative paths written in a recipe file start at the folder of that file; relative paths in a
+    dictionary, in `overrides` and in `output` start at the working directory.
 
     Args:
         source: a `.yaml`/`.yml` file, a dictionary with the same keys, or any file of structures.
-        overrides: texts such as `train.learning_rate=1e-3`; the value is read as YAML. They win over the file.
+        overrides: texts such as `train.learning_rate=1e-3`; the value is read as YAML. They win
+            over the file.
         output: folder of the run; wins over both.
 
     Raises:
-        RecipeError: unknown keys, wrong values or an unreadable file; all problems are listed, each with its line.
+        RecipeError: unknown keys, wrong values or an unreadable file; all problems are listed, each
+            with its line.
     """
     folder, stem, where = Path(), "run", "recipe"
     lines: dict[Location, int] = {}
@@ -102,7 +104,8 @@ def _sentence(
     lines: Mapping[Location, int],
     where: str,
 ) -> str:
-    # In a union every branch complains; the branch that got furthest into the value is the one that was meant.
+    # In a union every branch complains; the branch that got furthest into the value is the one that
+    # was meant.
     depths = [_depth(item["loc"], content) for item in items]
     items = [
         item
@@ -168,7 +171,7 @@ def _section(place: Location) -> type[BaseModel] | None:
 
 
 def _field_of(location: Location) -> Location:
-    """The part of an error's location that names a key of the schema (the rest names union branches and list entries)."""
+    """The key of the schema that an error is about; further parts of its location are details."""
     model: type[BaseModel] = Recipe
     for depth, key in enumerate(location):
         field = model.model_fields.get(str(key))
@@ -181,7 +184,7 @@ def _field_of(location: Location) -> Location:
 
 
 def _depth(location: Location, content: Any) -> Location:
-    """The keys of `location` that really are in the recipe; the names of union branches fall out."""
+    """The keys of `location` that are in the recipe; the names of union branches fall out."""
     reached: list[str | int] = []
     for key in location:
         if (isinstance(content, dict) and key in content) or (
@@ -293,7 +296,7 @@ def _from_here(value: Any, folder: Path) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A dictionary from Python code with paths as texts and tuples as lists, the way YAML would have brought it."""
+    """A value from Python code the way YAML would have brought it."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -314,7 +317,8 @@ def _text(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST_RECIPE:
             raise RecipeError(
-                f"{path}: {path.stat().st_size} bytes are too many for a recipe; is this a data file?"
+                f"{path}: {path.stat().st_size} bytes are too many for a recipe; "
+                "is this a data file?"
             )
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -1,7 +1,8 @@
 """Read YAML the way people expect it: safe, with line numbers, without the traps of YAML 1.1.
 
-`1e-3` is a number, `no` and `on` are words (nobelium is an element), `1:30` is not a number to base 60, and a key that
-stands twice is an error. Anchors and aliases are refused: a recipe has no use for them and a hostile file has.
+`1e-3` is a number, `no` and `on` are words (nobelium is an element), `1:30` is not a number to base
+60, and a key that stands twice is an error. Anchors and aliases are refused: a recipe has no use
+for them and a hostile file has.
 """
 
 import re
@@ -52,7 +53,8 @@ def parse_yaml(text: str, where: str) -> tuple[Any, dict[Location, int]]:
         where: its name in error messages.
 
     Raises:
-        RecipeError: the text is not YAML, repeats keys, uses anchors or tags, or is nested absurdly deep.
+        RecipeError: the text is not YAML, repeats keys, uses anchors or tags, or is nested absurdly
+            deep.
     """
     lines: dict[Location, int] = {}
     problems: list[str] = []
@@ -105,7 +107,8 @@ def _build(
             key = key_node.value
             if key in mapping:
                 problems.append(
-                    f"line {line}: {'.'.join(map(str, (*at, key)))} stands twice (first on line {lines[(*at, key)]})"
+                    f"line {line}: {'.'.join(map(str, (*at, key)))} stands twice "
+                    f"(first on line {lines[(*at, key)]})"
                 )
                 continue
             lines[(*at, key)] = line

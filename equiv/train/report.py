@@ -3,6 +3,7 @@
 import base64
 import html
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,8 @@ from equiv.train.console import ERROR_COLUMNS, clock, error_cell
 from equiv.train.metrics import Evaluation
 
 SHOWN_WORST = 10
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1f2328; --soft: #656d76; --line: #d8dee4; --paper: #ffffff; --band: #f6f8fa; --accent: #1a5fb4; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --line: #3d444d; --paper: #0d1117; --band: #161b22; --accent: #78aeed; } img { background: #fff; border-radius: 6px; } }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
-main { max-width: 1060px; margin: 0 auto; padding: 28px 24px 64px; }
-h1 { font-size: 26px; margin: 0 0 2px; } h2 { font-size: 18px; margin: 36px 0 10px; border-bottom: 1px solid var(--line); padding-bottom: 4px; }
-p.lead { color: var(--soft); margin: 0 0 18px; }
-.cards { display: flex; flex-wrap: wrap; gap: 12px; } .card { border: 1px solid var(--line); border-radius: 8px; padding: 10px 16px; min-width: 130px; }
-.card b { display: block; font-size: 20px; font-variant-numeric: tabular-nums; } .card span { color: var(--soft); font-size: 13px; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 14px 5px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; } th { color: var(--soft); font-weight: 600; font-size: 13px; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; } tr.group td:first-child { padding-left: 18px; color: var(--soft); }
-img { max-width: 100%; height: auto; } pre { background: var(--band); padding: 12px 16px; border-radius: 8px; overflow-x: auto; font-size: 13px; }
-.warning { border-left: 4px solid #d4a017; background: var(--band); padding: 6px 12px; margin: 6px 0; } code { background: var(--band); padding: 1px 5px; border-radius: 4px; }
-"""
+USE = """from equiv import EquivCalculator
+atoms.calc = EquivCalculator("model.safetensors")"""
 
 
 def write_report(
@@ -54,11 +41,10 @@ def write_report(
     """
     splits, training = document["splits"], document["training"]
     last = list(splits)[-1]
+    title = html.escape(folder.resolve().name)
     parts = [
-        f"<h1>{html.escape(folder.resolve().name)}</h1>",
-        f'<p class="lead">{html.escape(str(recipe["model"]["name"]))} potential, trained with equiv {__version__} '
-        f"for {clock(training['seconds'])} on {html.escape(training['device'])}, {training['epochs']} epochs, "
-        f"{training['steps']:,} steps; best epoch {training['best_epoch']}, stopped by {training['stopped_by']}.</p>",
+        f"<h1>{title}</h1>",
+        f'<p class="lead">{html.escape(_summary(str(recipe["model"]["name"]), training))}</p>',
         _cards(last, splits[last]),
         *(f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings),
         "<h2>Errors</h2>",
@@ -70,66 +56,73 @@ def write_report(
         f"<h2>Worst structures of {html.escape(last)}</h2>",
         _worst(evaluations[last], names[last]),
         "<h2>Use it</h2>",
-        "<pre>from equiv import EquivCalculator\natoms.calc = EquivCalculator(&quot;model.safetensors&quot;)</pre>",
+        f"<pre>{html.escape(USE)}</pre>",
         "<h2>Recipe, every choice filled in</h2>",
-        f"<pre>{html.escape(yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))}</pre>",
+        f"<pre>{html.escape(yaml.safe_dump(dict(recipe), sort_keys=False))}</pre>",
         "<h2>Versions</h2>",
-        _table(
-            ["package", "version"],
-            [[name, version] for name, version in training["versions"].items()],
-        ),
+        _table(["package", "version"], [list(item) for item in training["versions"].items()]),
     ]
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(folder.resolve().name)} - equiv</title><style>{STYLE}</style></head>"
-        f"<body><main>\n{chr(10).join(parts)}\n</main></body></html>\n"
+    style = files("equiv.train").joinpath("report.css").read_text(encoding="utf-8")
+    page = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{title} - equiv</title>",
+        f"<style>\n{style}</style></head>",
+        "<body><main>",
+        *parts,
+        "</main></body></html>",
+    ]
+    write_bytes(folder / "report.html", ("\n".join(page) + "\n").encode())
+
+
+def _summary(model: str, training: Mapping[str, Any]) -> str:
+    return (
+        f"{model} potential, trained with equiv {__version__} for {clock(training['seconds'])} on "
+        f"{training['device']}: {training['epochs']} epochs, {training['steps']:,} steps, best "
+        f"epoch {training['best_epoch']}, stopped by {training['stopped_by']}."
     )
-    write_bytes(folder / "report.html", page.encode())
 
 
 def _cards(split: str, metrics: Mapping[str, Any]) -> str:
     """The headline: root mean square errors of the last split."""
     cards = []
-    for name, (title, factor) in ERROR_COLUMNS.items():
+    for name, column in ERROR_COLUMNS.items():
         if name in metrics:
-            unit = title.split("\n")[1]
-            label = {"E": "energy", "F": "forces", "S": "stress"}[title[0]]
-            cards.append(
-                f'<div class="card"><b>{metrics[name]["rmse"] * factor:.3g} {html.escape(unit)}</b>'
-                f"<span>{label} RMSE, {html.escape(split)} ({metrics['frames']} structures)</span></div>"
-            )
+            value = f"{metrics[name]['rmse'] * column.factor:.3g} {html.escape(column.unit)}"
+            label = f"{column.words} RMSE, {html.escape(split)} ({metrics['frames']} structures)"
+            cards.append(f'<div class="card"><b>{value}</b><span>{label}</span></div>')
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
 def _errors(splits: Mapping[str, Any]) -> str:
-    present = [
-        name for name in ERROR_COLUMNS if any(name in metrics for metrics in splits.values())
-    ]
+    """The error table of all splits and groups."""
+    present = [n for n in ERROR_COLUMNS if any(n in metrics for metrics in splits.values())]
+    columns = [ERROR_COLUMNS[name] for name in present]
     rows, marks = [], []
     for split, metrics in splits.items():
-        rows.append(
-            [split, str(metrics["frames"]), *(error_cell(metrics, name) for name in present)]
-        )
-        marks.append("")
-        for group, part in metrics.get("groups", {}).items():
-            rows.append([group, str(part["frames"]), *(error_cell(part, name) for name in present)])
-            marks.append("group")
-    return _table(["", "frames", *(ERROR_COLUMNS[name][0] for name in present)], rows, marks)
+        groups = metrics.get("groups", {})
+        for name, part, mark in [
+            (split, metrics, ""),
+            *((g, m, "group") for g, m in groups.items()),
+        ]:
+            cells = [error_cell(part, name) for name in present]
+            rows.append([name, str(part["frames"]), *cells])
+            marks.append(mark)
+    heads = [f"{column.symbol} MAE / RMSE\n{column.unit}" for column in columns]
+    return _table(["", "frames", *heads], rows, marks)
 
 
 def _worst(evaluation: Evaluation, names: Sequence[str]) -> str:
-    errors = evaluation.frame_forces
-    if not np.isfinite(errors).any():
-        errors = np.abs(evaluation.frame_energy)
-    order = [i for i in np.argsort(-np.nan_to_num(errors, nan=-1.0)) if np.isfinite(errors[i])][
-        :SHOWN_WORST
-    ]
     rows = [
-        [names[i], _milli(evaluation.frame_forces[i]), _milli(evaluation.frame_energy[i])]
-        for i in order
+        [
+            names[i],
+            _milli(float(evaluation.frame_forces[i])),
+            _milli(float(evaluation.frame_energy[i])),
+        ]
+        for i in evaluation.worst(SHOWN_WORST)
     ]
-    return _table(["structure", "force RMSE\nmeV/A", "energy error\nmeV/atom"], rows)
+    return _table(["structure", "force RMSE\nmeV/Å", "energy error\nmeV/atom"], rows)
 
 
 def _milli(value: float) -> str:
@@ -140,13 +133,13 @@ def _table(
     head: Sequence[str], rows: Sequence[Sequence[str]], marks: Sequence[str] | None = None
 ) -> str:
     cells = "".join(f"<th>{html.escape(name).replace(chr(10), '<br>')}</th>" for name in head)
-    body = "".join(
-        f'<tr class="{mark}">'
-        + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row)
-        + "</tr>"
-        for row, mark in zip(rows, marks or [""] * len(rows), strict=True)
-    )
-    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
+    body = []
+    for row, mark in zip(rows, marks or [""] * len(rows), strict=True):
+        attribute = f' class="{mark}"' if mark else ""
+        columns = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row)
+        body.append(f"<tr{attribute}>{columns}</tr>")
+    inner = f"<thead><tr>{cells}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody>"
+    return f'<div class="scroll"><table>{inner}</table></div>'
 
 
 def _image(path: Path, alternative: str) -> str:

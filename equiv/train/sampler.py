@@ -10,9 +10,10 @@ from equiv.errors import EquivError
 class EdgeBudgetSampler:
     """Fill batches in random order until the next structure would break a limit.
 
-    A batch holds at most `max_structures` structures and at most `max_edges` edges, because time and memory of a
-    step follow the edges. The order of epoch `k` is drawn from a generator seeded with `(seed, k)`: any epoch can be
-    drawn again without having drawn those before it, which is what makes a resumed run equal to an uninterrupted one.
+    A batch holds at most `max_structures` structures and at most `max_edges` edges, because time
+    and memory of a step follow the edges. The order of epoch `k` is drawn from a generator seeded
+    with `(seed, k)`: any epoch can be drawn again without having drawn those before it, which is
+    what makes a resumed run equal to an uninterrupted one.
 
     Args:
         num_edges: edges of every structure.
@@ -33,8 +34,9 @@ class EdgeBudgetSampler:
             raise EquivError("there is no structure to make batches of")
         if (largest := int(self.num_edges.max())) > max_edges:
             raise EquivError(
-                f"batch_edges = {max_edges} is less than the {largest} edges of the largest structure "
-                f"(number {int(self.num_edges.argmax())}); raise train.batch_edges or lower model.cutoff"
+                f"batch_edges = {max_edges} is less than the {largest} edges of the largest "
+                f"structure (number {int(self.num_edges.argmax())}); raise train.batch_edges or "
+                "lower model.cutoff"
             )
 
     def batches(self, epoch: int) -> list[list[int]]:
@@ -43,7 +45,7 @@ class EdgeBudgetSampler:
         return self._fill(order)
 
     def largest(self) -> list[int]:
-        """The heaviest batch that could ever be drawn: the structures with most edges, as many as fit."""
+        """The heaviest batch: of those with the most edges, as many as fit."""
         return max(
             self._fill(np.argsort(-self.num_edges, kind="stable")),
             key=lambda batch: int(self.num_edges[batch].sum()),
@@ -69,6 +71,6 @@ class EdgeBudgetSampler:
 
 
 def automatic_edge_budget(num_edges: Sequence[int], batch_size: int) -> int:
-    """Twice the edges of `batch_size` average structures, and never less than the largest structure needs."""
+    """Twice the edges of `batch_size` average structures, and enough for the largest one."""
     counts = np.asarray(num_edges, dtype=np.int64)
     return max(int(2 * batch_size * counts.mean()), int(counts.max()), 1)

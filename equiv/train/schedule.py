@@ -31,10 +31,11 @@ class Schedule:
         f_{\exp}(p) = c^p, \quad
         w_E = w_0 (w_1 / w_0)^{\max(0,\, 2p - 1)}
 
-    Here :math:`t` is the step, :math:`t_w` the number of warm-up steps, :math:`p \in [0, 1]` the share of the training
-    that is done, :math:`c` the ratio of the final to the highest learning rate, and :math:`w_0, w_1` the energy weight
-    at the start and at the end. `plateau` multiplies by `plateau_factor` whenever validation has not improved for
-    `plateau_patience` epochs, down to the final learning rate.
+    Here :math:`t` is the step, :math:`t_w` the number of warm-up steps, :math:`p \in [0, 1]` the
+    share of the training that is done, :math:`c` the ratio of the final to the highest learning
+    rate, and :math:`w_0, w_1` the energy weight at the start and at the end. `plateau` multiplies
+    by `plateau_factor` whenever validation has not improved for `plateau_patience` epochs, down to
+    the final learning rate.
     """
 
     def __init__(self, recipe: TrainRecipe) -> None:
@@ -56,7 +57,7 @@ class Schedule:
         return recipe.learning_rate * warm * factor
 
     def energy_weight(self, progress: float) -> float:
-        """The weight of the energy term: constant in the first half, then geometric towards its final value."""
+        """The weight of the energy term: constant, in the second half geometric to its end."""
         start, end = self.recipe.energy_weight, self.recipe.final_energy_weight
         if end is None or start == 0 or end == 0:
             return start

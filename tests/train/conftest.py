@@ -7,20 +7,22 @@ import pytest
 from ase.calculators.emt import EMT
 
 TINY_MODEL = {
-    "cutoff": 3.2,
-    "channels": 4,
-    "hidden_degree": 1,
+    "cutoff": 4.5,
+    "channels": 8,
+    "hidden_degree": 0,
     "edge_degree": 1,
     "layers": 2,
     "correlation": 2,
-    "num_radial": 4,
-    "radial_hidden": [8],
+    "num_radial": 6,
+    "radial_hidden": [16, 16],
     "readout_hidden": 4,
 }
 
 
 def make_structures(count=12, *, seed=0):
-    """Rattled Cu4 and Cu-Al crystals with energy, forces and stress of ASE's effective medium theory."""
+    """Rattled Cu4 and Cu-Al crystals with energy, forces and stress of ASE's effective medium
+    theory.
+    """
     random = np.random.default_rng(seed)
     found = []
     for index in range(count):
@@ -53,19 +55,22 @@ def tiny_model():
 
 @pytest.fixture(scope="session")
 def emt_file(tmp_path_factory):
-    """An extended-xyz file of twelve labelled crystals."""
-    path = tmp_path_factory.mktemp("emt") / "emt.xyz"
-    ase.io.write(path, make_structures(), format="extxyz")
-    return path
+    """An extended-xyz file of twelve labelled crystals; beside it lies `valid.xyz` with four."""
+    folder = tmp_path_factory.mktemp("emt")
+    ase.io.write(folder / "emt.xyz", make_structures(), format="extxyz")
+    ase.io.write(folder / "valid.xyz", make_structures(4, seed=5), format="extxyz")
+    return folder / "emt.xyz"
 
 
 @pytest.fixture
 def tiny(emt_file, tmp_path):
-    """A recipe that trains a tiny model for a few epochs, as a dictionary; keyword arguments change `train`."""
+    """A recipe that trains a tiny model for a few epochs, as a dictionary; keyword arguments change
+    `train`.
+    """
 
     def recipe(**train):
         return {
-            "data": {"train": str(emt_file), "valid_fraction": 0.25},
+            "data": {"train": str(emt_file), "valid": str(emt_file.with_name("valid.xyz"))},
             "model": dict(TINY_MODEL),
             "train": {"epochs": 3, "batch_size": 2, "threads": 1, "warmup_steps": 5, **train},
             "output": str(tmp_path / "run"),

@@ -13,7 +13,7 @@ def model(value=0.0):
 
 def test_the_average_by_hand():
     linear = model(0.0)
-    average = MovingAverage(linear, 0.5)
+    average = MovingAverage(dict(linear.named_parameters()), 0.5)
     expected = 0.0
     for step, value in enumerate([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]):
         with torch.no_grad():
@@ -27,7 +27,7 @@ def test_the_average_by_hand():
 
 def test_no_decay_follows_the_weights_exactly():
     linear = model(0.1)
-    average = MovingAverage(linear, 0.0)
+    average = MovingAverage(dict(linear.named_parameters()), 0.0)
     with torch.no_grad():
         linear.weight.fill_(1 / 3)
     average.update()
@@ -36,7 +36,7 @@ def test_no_decay_follows_the_weights_exactly():
 
 def test_the_models_own_weights_come_back_bit_for_bit():
     linear = model(1 / 3)
-    average = MovingAverage(linear, 0.9)
+    average = MovingAverage(dict(linear.named_parameters()), 0.9)
     average.average["weight"].fill_(7.0)
     own = linear.weight.detach().clone()
     with pytest.raises(RuntimeError, match="stop"), average.applied():
@@ -47,4 +47,4 @@ def test_the_models_own_weights_come_back_bit_for_bit():
 
 def test_a_decay_of_one_would_never_learn():
     with pytest.raises(ValueError, match="below 1"):
-        MovingAverage(model(), 1.0)
+        MovingAverage(dict(model().named_parameters()), 1.0)

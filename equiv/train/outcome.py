@@ -1,0 +1,188 @@
+"""The end of a run: errors of the best weights on every split, the model file, plots and report."""
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import ase
+import ase.io
+import numpy as np
+import torch
+
+from equiv import __version__
+from equiv.atomic import write_bytes
+from equiv.data import Frame
+from equiv.models.file import save_model
+from equiv.train.console import RunConsole, clock
+from equiv.train.loop import Trainer
+from equiv.train.metrics import Evaluation, evaluate
+from equiv.train.prepare import Prepared, Split
+from equiv.train.recipe import Recipe
+
+WORST = 20  # structures in worst.xyz
+UNITS = {
+    "energy": "eV",
+    "energy_per_atom": "eV/atom",
+    "forces": "eV/Angstrom",
+    "stress": "eV/Angstrom^3",
+}
+REASONS = {
+    "epochs": "all epochs done",
+    "max_time": "max_time is used up",
+    "patience": "no better validation error for train.patience epochs",
+}
+
+
+class Outcome:
+    """What is written at the end of a run.
+
+    Args:
+        recipe: the recipe as given.
+        prepared: the data and the resolved recipe.
+        trainer: the trained model and its history.
+        folder: the folder of the run.
+        console: what the user sees.
+        report: whether to make plots and report.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        prepared: Prepared,
+        trainer: Trainer,
+        folder: Path,
+        console: RunConsole,
+        *,
+        report: bool,
+    ) -> None:
+        self.recipe, self.prepared, self.trainer = recipe, prepared, trainer
+        self.folder, self.console, self.report = folder, console, report
+
+    def conclude(self) -> dict[str, Any]:
+        """Evaluate the best weights and write everything; the errors by split."""
+        console, position = self.console, self.trainer.position
+        reason = REASONS[str(position.finished)]
+        spent = f"{clock(position.elapsed)} of training"
+        console.fact("done", f"{reason}; best epoch {position.best_epoch}, {spent}")
+        started = monotonic()
+        evaluations = self._evaluate()
+        metrics = {name: item.metrics.to_dict() for name, item in evaluations.items()}
+        document = {"splits": metrics, "units": UNITS, "training": self._facts()}
+        text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+        write_bytes(self.folder / "metrics.json", text.encode())
+        self.save_model(metrics)
+        ending = {"reason": position.finished, "best_epoch": position.best_epoch}
+        self.trainer.log.event("end", {**ending, "splits": metrics})
+        console.errors(f"errors with the weights of epoch {position.best_epoch}", metrics)
+        last = self.prepared.splits[-1]
+        if worst := worst_frames(last, evaluations[last.name]):
+            ase.io.write(self.folder / "worst.xyz", worst, format="extxyz")
+        if self.report:
+            self._pictures(evaluations, document)
+        console.fact("evaluated", f"in {clock(monotonic() - started)}")
+        console.fact("model", str(self.folder / "model.safetensors"))
+        if self.report:
+            console.fact("report", str(self.folder / "report.html"))
+        return metrics
+
+    def save_model(self, errors: Mapping[str, Any]) -> None:
+        """Write the best averaged weights, with a card that says how they came about."""
+        prepared = self.prepared
+        card = {
+            **self.recipe.card,
+            "recipe": self.recipe.to_dict(),
+            "data": {
+                "structures": {split.name: len(split.dataset) for split in prepared.splits},
+                "fingerprint": prepared.fingerprint,
+                "labels": str(prepared.train.dataset.labels),
+            },
+            "reference_energies_from": prepared.reference.how,
+            "training": self._facts(),
+            "errors": dict(errors),
+        }
+        with self.trainer.with_best():
+            save_model(self.trainer.model, self.folder / "model.safetensors", card=card)
+
+    def _evaluate(self) -> dict[str, Evaluation]:
+        evaluations = {}
+        with self.trainer.with_best():
+            for split in self.prepared.splits:
+                groups = split.groups if len(set(split.groups)) > 1 else None
+                evaluations[split.name] = evaluate(self.trainer.model, split.graphs, groups=groups)
+        return evaluations
+
+    def _facts(self) -> dict[str, Any]:
+        position = self.trainer.position
+        return {
+            "epochs": position.epoch,
+            "steps": position.step,
+            "best_epoch": position.best_epoch,
+            "seconds": round(position.elapsed, 1),
+            "stopped_by": position.finished,
+            "device": str(self.prepared.device),
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+        }
+
+    def _pictures(self, evaluations: Mapping[str, Evaluation], document: dict[str, Any]) -> None:
+        """Plots and report. They come last, and a failure in them is loud but costs no results."""
+        try:
+            from equiv.train.plots import learning_curve, parity
+            from equiv.train.report import write_report
+
+            parity(evaluations, self.folder / "parity.png")
+            learning_curve(self.trainer.log.rows(), self.folder / "learning_curve.png")
+            write_report(
+                self.folder,
+                document=document,
+                recipe=self.prepared.recipe.relocated(self.folder),
+                evaluations=evaluations,
+                names={
+                    split.name: [frame.where for frame in split.dataset]
+                    for split in self.prepared.splits
+                },
+                warnings=self.console.warnings,
+            )
+        except Exception as error:  # matplotlib fails in many ways; none may cost a trained model
+            problem = f"{type(error).__name__}: {error}"
+            self.console.warn(f"the plots or the report could not be made: {problem}")
+
+
+def worst_frames(split: Split, evaluation: Evaluation) -> list[ase.Atoms]:
+    """The structures of a split with the largest errors, worst first, the errors in `info`."""
+    found = []
+    for i in evaluation.worst(WORST):
+        atoms = labelled(split.dataset[i])
+        atoms.info["force_rmse_eV_per_A"] = float(evaluation.frame_forces[i])
+        atoms.info["energy_error_eV_per_atom"] = float(evaluation.frame_energy[i])
+        atoms.info["from"] = split.dataset[i].where
+        found.append(atoms)
+    return found
+
+
+def labelled(frame: Frame) -> ase.Atoms:
+    """A structure with its reference labels under keys that no reader overlooks or reinterprets."""
+    atoms = frame.atoms.copy()
+    atoms.info = {}
+    if frame.energy is not None:
+        atoms.info["REF_energy"] = float(frame.energy)
+    if frame.forces is not None:
+        atoms.arrays["REF_forces"] = np.array(frame.forces)
+    if frame.stress is not None:
+        atoms.info["REF_stress"] = np.array(frame.stress)
+    return atoms
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the result."""
+    found = {"python": platform.python_version(), "equiv": __version__}
+    for name in ("torch", "e3nn", "torch_geometric", "ase", "numpy", "vesin"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
