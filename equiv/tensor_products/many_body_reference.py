@@ -1,4 +1,4 @@
-"""The many-body product as it is written on paper: the definition that fast paths are compared with."""
+"""The many-body product as it is written on paper: what fast paths are compared with."""
 
 from collections.abc import Sequence
 
