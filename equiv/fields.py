@@ -48,6 +48,7 @@ FIELDS: dict[str, Field] = {
         "graphs 3 3", "eV/Ang^3", "sigma = (1/V) dE/dstrain, symmetric; tension is positive (ASE)"
     ),
     "virials": Field("graphs 3 3", "eV", "W = -dE/dstrain = -V sigma; compression is positive"),
+    "atomic_virials": Field("atoms 3 3", "eV", "share of each atom in `virials`; they sum to it"),
     "has_energy": Field("graphs", "", "whether `energy` is labelled; NaN where it is not"),
     "has_forces": Field("graphs", "", "whether `forces` are labelled; NaN where they are not"),
     "has_stress": Field("graphs", "", "whether `stress` is labelled; NaN where it is not"),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 LABELS = ("energy", "forces", "stress")
+SHOWN = 20  # elements named one by one
 
 # Energies that are not the potential energy of the whole structure.
 _OTHER_ENERGIES = re.compile(
@@ -114,15 +115,19 @@ class LabelReport:
     units: UnitChoice
     findings: list[Finding] = field(default_factory=list)
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """How much there is, without the labels."""
         free = f" ({self.isolated} free atoms)" if self.isolated else ""
+        elements = " ".join(self.elements)
+        if len(self.elements) > SHOWN:
+            elements = f"{' '.join(self.elements[:SHOWN])} ... ({len(self.elements)} elements)"
+        return f"{self.structures} structures{free}, {self.atoms} atoms, elements {elements}"
+
+    def __str__(self) -> str:
+        labels = "  ".join(str(label) for label in self.labels.values())
         converted = "" if self.units.are_native else f" | converted from {self.units}"
-        return (
-            f"{self.structures} structures{free}, {self.atoms} atoms, elements "
-            f"{' '.join(self.elements)} | "
-            + "  ".join(str(label) for label in self.labels.values())
-            + converted
-        )
+        return f"{self.summary} | {labels}{converted}"
 
     def __rich__(self) -> "RenderableType":
         from rich import box

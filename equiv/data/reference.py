@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
@@ -35,6 +35,10 @@ class ReferenceEnergies:
     condition: float | None = None
     residual: float = float("nan")
     undetermined: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, by symbol."""
+        return {**vars(self), "values": {chemical_symbols[z]: e for z, e in self.values.items()}}
 
     def __str__(self) -> str:
         energies = sorted(self.values.items())
@@ -161,8 +165,8 @@ def _least_squares(dataset: Dataset) -> ReferenceEnergies:
             "reference energies cannot be fitted without energies; give a table "
             "(reference_energies: {H: 0.0, ...})"
         )
-    elements = dataset.elements
-    if missing := [chemical_symbols[z] for z in elements if z not in bound.elements]:
+    elements, covered = dataset.elements, set(bound.elements)
+    if missing := [chemical_symbols[z] for z in elements if z not in covered]:
         raise DataError(
             f"reference energies of {', '.join(missing)} cannot be fitted: no structure with an "
             "energy contains them; give a table"

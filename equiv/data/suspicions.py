@@ -31,9 +31,8 @@ def find_suspicions(dataset: Dataset) -> list[Finding]:
     bound = [frame for frame in dataset if not frame.isolated and len(frame.atoms) > 1]
     return [
         *_energy_unit(bound),
-        *_force_size(bound),
+        *_force_sizes(bound),
         *_length_unit_and_contacts(bound),
-        *_force_outliers(bound),
         *_constrained(bound),
         *_zero_forces(bound),
         *_net_force(bound),
@@ -69,6 +68,14 @@ def _energy_unit(frames: list[Frame]) -> list[Finding]:
                 )
             ]
     return []
+
+
+def _force_sizes(frames: list[Frame]) -> list[Finding]:
+    sizes = _force_size(frames)
+    if any(finding.severity == "warning" for finding in sizes):
+        # In a wrong unit all are outliers.
+        return sizes
+    return sizes + _force_outliers(frames)
 
 
 def _force_size(frames: list[Frame]) -> list[Finding]:

@@ -16,6 +16,8 @@ MAX_IMAGES = 200
 # vesin limits its search grid to this many boxes by shrinking all three directions together; a long
 # and thin structure then gets zero boxes in its thin direction, and the process dies.
 MAX_SEARCH_BOXES = 1e5
+# With this many boxes for every atom, looking into them all costs more than a tree.
+SPARSE = 50
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def neighbor_list(
     wraps = np.where(pbc, np.floor(fractional), 0.0)
     inside = positions - origin - wraps @ box
 
-    if np.prod(np.maximum(1.0, heights // cutoff)) > MAX_SEARCH_BOXES:
+    boxes = np.prod(np.maximum(1.0, heights // cutoff))
+    if boxes > MAX_SEARCH_BOXES or boxes > SPARSE * len(positions):
         receivers, senders, shifts = _tree_pairs(inside, box, pbc, heights, cutoff)
     else:
         search = vesin.NeighborList(cutoff=cutoff, full_list=True)
