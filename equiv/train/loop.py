@@ -163,7 +163,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint."""
-        names = {value: name for name, value in self.parameters.items()}
+        names: dict[Tensor, str] = {value: name for name, value in self.parameters.items()}
         parts: dict[str, dict[str, Tensor]] = {
             "model": self.model.state_dict(),
             "average": self.average.average,

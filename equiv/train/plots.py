@@ -23,7 +23,7 @@ from equiv.train.metrics import Evaluation
 
 COLORS = {"train": "#a8adb4", "valid": "#3d85c6"}
 CYCLE = ("#d1495b", "#2a9d8f", "#e09f3e", "#7b4ea3", "#5f9e4a")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -39,12 +39,16 @@ def parse_duration(value: object) -> object:
     return value
 
 
+EXPECTS_TIME: dict[str, Any] = {"expects": "a time such as 90s, 45m or 1h30m"}
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
-    Field(
-        gt=0, allow_inf_nan=False, json_schema_extra={"expects": "a time such as 90s, 45m or 1h30m"}
-    ),
+    Field(gt=0, allow_inf_nan=False, json_schema_extra=EXPECTS_TIME),
+]
+Pause = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    Field(ge=0, allow_inf_nan=False, json_schema_extra=EXPECTS_TIME),
 ]
 
 
@@ -59,24 +63,24 @@ class DataRecipe(Section):
 
     train: Paths = Field(description="file, glob or list of files with the training structures")
     valid: Paths | None = Field(
-        None, description="validation files; without them a part of `train` is held out"
+        default=None, description="validation files; without them a part of `train` is held out"
     )
     valid_fraction: float = Field(
-        0.1, gt=0, lt=1, description="share of `train` held out when `valid` is not given"
+        default=0.1, gt=0, lt=1, description="share of `train` held out when `valid` is not given"
     )
     test: Paths | dict[str, Paths] | None = Field(
-        None, description="files for the final error table, one set or several by name"
+        default=None, description="files for the final error table, one set or several by name"
     )
     labels: LabelChoice = Field(
         default_factory=LabelChoice, description="which energy, forces and stress to learn"
     )
     units: UnitChoice = Field(default_factory=UnitChoice, description="units of the files")
     reference_energies: Literal["auto", "isolated", "least_squares"] | dict[str, Finite] = Field(
-        "auto",
+        default="auto",
         description="energies of the free atoms (eV), for example {H: -13.6, O: -2041.8}",
     )
     group_key: str | None = Field(
-        None,
+        default=None,
         description="`info` key whose value names the group of a structure (default: config_type)",
     )
 
@@ -84,106 +88,139 @@ class DataRecipe(Section):
 class MACERecipe(Section):
     """The constructor call of `equiv.models.MACE`; `auto` is measured on the training set."""
 
-    name: Literal["mace"] = Field("mace", description="architecture")
-    cutoff: Positive = Field(5.0, description="neighbours are seen up to this distance (Angstrom)")
-    channels: Count = Field(64, description="feature channels per degree")
+    name: Literal["mace"] = Field(default="mace", description="architecture")
+    cutoff: Positive = Field(
+        default=5.0, description="neighbours are seen up to this distance (Angstrom)"
+    )
+    channels: Count = Field(default=64, description="feature channels per degree")
     hidden_degree: int = Field(
-        1, ge=0, le=4, description="largest degree l of the features passed between layers"
+        default=1, ge=0, le=4, description="largest degree l of the features passed between layers"
     )
     edge_degree: int = Field(
-        3, ge=0, le=6, description="largest degree l of the spherical harmonics of an edge"
+        default=3, ge=0, le=6, description="largest degree l of the spherical harmonics of an edge"
     )
-    layers: int = Field(2, ge=1, le=8, description="message-passing layers")
-    correlation: int = Field(3, ge=1, le=4, description="body order of the product basis minus one")
-    radial_basis: Literal["bessel", "chebyshev"] = Field("bessel", description="radial functions")
-    num_radial: Count = Field(8, description="number of radial functions")
-    cutoff_power: int = Field(5, ge=2, description="power p of the polynomial cutoff")
+    layers: int = Field(default=2, ge=1, le=8, description="message-passing layers")
+    correlation: int = Field(
+        default=3, ge=1, le=4, description="body order of the product basis minus one"
+    )
+    radial_basis: Literal["bessel", "chebyshev"] = Field(
+        default="bessel", description="radial functions"
+    )
+    num_radial: Count = Field(default=8, description="number of radial functions")
+    cutoff_power: int = Field(default=5, ge=2, description="power p of the polynomial cutoff")
     radial_hidden: list[Count] = Field(
-        [64, 64, 64], description="hidden widths of the radial network"
+        default=[64, 64, 64], description="hidden widths of the radial network"
     )
-    readout_hidden: Count = Field(16, description="hidden width of the last readout")
-    product: str = Field("clebsch_gordan", description="tensor product of the convolution")
-    zbl: bool = Field(False, description="add the ZBL repulsion at short range")
+    readout_hidden: Count = Field(default=16, description="hidden width of the last readout")
+    product: Literal["clebsch_gordan"] = Field(
+        default="clebsch_gordan", description="tensor product of the convolution"
+    )
+    zbl: bool = Field(default=False, description="add the ZBL repulsion at short range")
     mean_neighbors: Literal["auto"] | Positive = Field(
-        "auto", description="normalisation of sums over neighbours"
+        default="auto", description="normalisation of sums over neighbours"
     )
     scale: Literal["auto"] | Positive = Field(
-        "auto", description="unit of the predicted energies (eV); auto: rms force times 1 Angstrom"
+        default="auto",
+        description="unit of the predicted energies (eV); auto: rms force times 1 Angstrom",
     )
     shift: Literal["auto"] | Finite = Field(
-        "auto",
+        default="auto",
         description="energy added per atom (eV); auto: mean of E - sum of reference energies",
     )
+
+    @model_validator(mode="after")
+    def _features_come_from_edges(self) -> "MACERecipe":
+        if self.hidden_degree > self.edge_degree:
+            raise ValueError(
+                f"hidden_degree ({self.hidden_degree}) must not exceed edge_degree "
+                f"({self.edge_degree})"
+            )
+        return self
 
 
 class TrainRecipe(Section):
     """Loss, optimizer, schedule and stopping."""
 
     epochs: Literal["auto"] | Count = Field(
-        "auto",
+        default="auto",
         description="passes over the training set; auto: 20 000 steps, or what max_time allows",
     )
     max_time: Duration | None = Field(
-        None, description="training stops after this time, resumed pieces added up"
+        default=None, description="training stops after this time, resumed pieces added up"
     )
     patience: Count | None = Field(
-        None, description="stop after this many epochs without a better validation error"
+        default=None, description="stop after this many epochs without a better validation error"
     )
 
-    loss: Literal["huber", "mse"] = Field("huber", description="penalty of one error")
+    loss: Literal["huber", "mse"] = Field(default="huber", description="penalty of one error")
     huber_delta: Positive = Field(
-        0.01, description="errors above this are penalised linearly (eV/atom, eV/A, eV/A^3)"
+        default=0.01, description="errors above this are penalised linearly (eV/atom, eV/A, eV/A^3)"
     )
-    energy_weight: NonNegative = Field(10.0, description="weight of the energy error per atom")
-    forces_weight: NonNegative = Field(100.0, description="weight of the force error per component")
+    energy_weight: NonNegative = Field(
+        default=10.0, description="weight of the energy error per atom"
+    )
+    forces_weight: NonNegative = Field(
+        default=100.0, description="weight of the force error per component"
+    )
     stress_weight: NonNegative = Field(
-        1000.0, description="weight of the stress error per component"
+        default=1000.0, description="weight of the stress error per component"
     )
     final_energy_weight: NonNegative | None = Field(
-        1000.0,
+        default=1000.0,
         description="energy weight at the end, reached geometrically over the second half",
     )
 
-    batch_size: Count = Field(8, description="most structures in a batch")
+    batch_size: Count = Field(default=8, description="most structures in a batch")
     batch_edges: Literal["auto"] | Count = Field(
-        "auto", description="most edges in a batch; auto: twice batch_size typical structures"
+        default="auto",
+        description="most edges in a batch; auto: twice batch_size typical structures",
     )
 
-    learning_rate: Positive = Field(0.01, description="highest learning rate")
+    learning_rate: Positive = Field(default=0.01, description="highest learning rate")
     schedule: Literal["cosine", "exponential", "plateau", "constant"] = Field(
-        "cosine", description="how the learning rate falls"
+        default="cosine", description="how the learning rate falls"
     )
     final_learning_rate: Positive | None = Field(
-        None,
+        default=None,
         description="lowest learning rate; null: a hundredth of learning_rate",
     )
-    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up")
+    warmup_steps: int = Field(default=100, ge=0, description="steps of linear warm-up")
     plateau_factor: float = Field(
-        0.5, gt=0, lt=1, description="`plateau` multiplies the learning rate by this"
+        default=0.5, gt=0, lt=1, description="`plateau` multiplies the learning rate by this"
     )
     plateau_patience: Count = Field(
-        10, description="after this many epochs without a better validation error"
+        default=10, description="after this many epochs without a better validation error"
     )
     weight_decay: NonNegative = Field(
-        5e-7, description="decoupled weight decay of the mixing matrices"
+        default=5e-7, description="decoupled weight decay of the mixing matrices"
     )
-    amsgrad: bool = Field(True, description="use the AMSGrad variant of AdamW")
-    clip_gradient: Positive | None = Field(10.0, description="largest gradient norm")
+    amsgrad: bool = Field(default=True, description="use the AMSGrad variant of AdamW")
+    clip_gradient: Positive | None = Field(default=10.0, description="largest gradient norm")
     ema_decay: float = Field(
-        0.99, ge=0, lt=1, description="decay of the moving average of the weights; 0 turns it off"
+        default=0.99,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the weights; 0 turns it off",
     )
 
     seed: int = Field(
-        1, ge=0, lt=2**32, description="seed of the weights, the split and the order of the batches"
+        default=1,
+        ge=0,
+        lt=2**32,
+        description="seed of the weights, the split and the order of the batches",
     )
-    dtype: Literal["float32", "float64"] = Field("float32", description="precision of the weights")
-    device: str = Field("auto", description="cpu, cuda, cuda:1, mps or auto")
-    threads: Count | None = Field(None, description="CPU threads; null leaves torch's choice")
+    dtype: Literal["float32", "float64"] = Field(
+        default="float32", description="precision of the weights"
+    )
+    device: str = Field(default="auto", description="cpu, cuda, cuda:1 or auto")
+    threads: Count | None = Field(
+        default=None, description="CPU threads; null leaves torch's choice"
+    )
     deterministic: bool = Field(
-        False, description="refuse operations that are not reproducible on a GPU"
+        default=False, description="refuse operations that are not reproducible on a GPU"
     )
-    checkpoint_interval: NonNegative = Field(
-        300.0, description="seconds between checkpoints inside an epoch"
+    checkpoint_interval: Pause = Field(
+        default=300.0, description="time between checkpoints inside an epoch; 0: after every step"
     )
 
     @property
@@ -215,7 +252,7 @@ class Recipe(Section):
     model: MACERecipe = Field(default_factory=MACERecipe)
     train: TrainRecipe = Field(default_factory=TrainRecipe)
     output: str | None = Field(
-        None, description="folder of the run; default: runs/<name of the recipe>"
+        default=None, description="folder of the run; default: runs/<name of the recipe>"
     )
     card: dict[str, str] = Field(
         default_factory=dict,

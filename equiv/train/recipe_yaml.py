@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 from equiv.errors import RecipeError
 
@@ -23,7 +24,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise yaml.composer.ComposerError(
+            raise ComposerError(
                 None, None, "anchors (&) and aliases (*) are not allowed", event.start_mark
             )
         return super().compose_node(parent, index)

@@ -98,7 +98,7 @@ def test_a_newer_format_asks_for_an_upgrade(tmp_path, monkeypatch):
 def draw():
     return (
         torch.rand(3).tolist(),
-        np.random.normal(size=3).tolist(),
+        np.random.normal(size=3).tolist(),  # noqa: NPY002
         random.gauss(0, 1),
         random.random(),
     )
@@ -106,7 +106,7 @@ def draw():
 
 def test_random_states_survive_the_disk(tmp_path):
     with own_randomness(5):
-        np.random.normal()  # leaves half a pair of normal numbers behind
+        np.random.normal()  # noqa: NPY002  (leaves half a pair of normal numbers behind)
         random.gauss(0, 1)
         save_checkpoint(
             tmp_path, Checkpoint({f"random/{k}": v for k, v in random_tensors().items()}, {})

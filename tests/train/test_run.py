@@ -266,7 +266,7 @@ def test_max_time_stops_and_the_clock_drives_the_schedule(tiny):
 
 def test_a_run_leaves_global_state_alone(tiny):
     torch.manual_seed(3)
-    np.random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
     state, threads, dtype = (
         torch.get_rng_state(),
         torch.get_num_threads(),

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,7 +36,7 @@ def test_no_batch_is_closed_while_the_next_structure_would_fit(counts, budget, m
     batches = EdgeBudgetSampler(counts, max_edges=budget, max_structures=most, seed=0).batches(
         epoch
     )
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in pairwise(batches):
         full = len(batch) == most
         assert full or sum(counts[i] for i in batch) + counts[following[0]] > budget
 
