@@ -22,6 +22,7 @@ from equiv.train.loop import Trainer
 from equiv.train.metrics import Evaluation, evaluate
 from equiv.train.prepare import Prepared, Split
 from equiv.train.recipe import Recipe
+from equiv.train.state import REASONS
 
 WORST = 20  # structures in worst.xyz
 UNITS = {
@@ -29,11 +30,6 @@ UNITS = {
     "energy_per_atom": "eV/atom",
     "forces": "eV/Angstrom",
     "stress": "eV/Angstrom^3",
-}
-REASONS = {
-    "epochs": "all epochs done",
-    "max_time": "max_time is used up",
-    "patience": "no better validation error for train.patience epochs",
 }
 
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import (
     NullFormatter,
 )
 
-from equiv.train.console import GPA
+from equiv.train.console import GPA, significant
 from equiv.train.metrics import Evaluation
 
 COLORS = {"train": "#a8adb4", "valid": "#3d85c6"}
@@ -100,7 +100,7 @@ def _parity_panel(
     text = ["RMSE"]
     for split, all_pairs in pairs.items():
         rmse = float(np.sqrt(np.mean(np.diff(all_pairs) ** 2)))
-        text.append(f"{split}  {rmse * error_factor:.3g} {error_unit}")
+        text.append(f"{split}  {significant(rmse * error_factor)} {error_unit}")
     top.text(0.04, 0.97, "\n".join(text), transform=top.transAxes, va="top", fontsize=8)
     errors = np.abs(np.concatenate([np.diff(rows) for rows in pairs.values()])) * error_factor
     limit = 1.4 * float(np.quantile(errors, 0.998)) or 1.0

@@ -12,8 +12,9 @@ import yaml
 
 from equiv import __version__
 from equiv.atomic import write_bytes
-from equiv.train.console import ERROR_COLUMNS, clock, error_cell
+from equiv.train.console import ERROR_COLUMNS, clock, error_cell, significant
 from equiv.train.metrics import Evaluation
+from equiv.train.state import REASONS
 
 SHOWN_WORST = 10
 USE = """from equiv import EquivCalculator
@@ -80,7 +81,7 @@ def _summary(model: str, training: Mapping[str, Any]) -> str:
     return (
         f"{model} potential, trained with equiv {__version__} for {clock(training['seconds'])} on "
         f"{training['device']}: {training['epochs']} epochs, {training['steps']:,} steps, best "
-        f"epoch {training['best_epoch']}, stopped by {training['stopped_by']}."
+        f"epoch {training['best_epoch']}; {REASONS[training['stopped_by']]}."
     )
 
 
@@ -89,7 +90,9 @@ def _cards(split: str, metrics: Mapping[str, Any]) -> str:
     cards = []
     for name, column in ERROR_COLUMNS.items():
         if name in metrics:
-            value = f"{metrics[name]['rmse'] * column.factor:.3g} {html.escape(column.unit)}"
+            value = (
+                f"{significant(metrics[name]['rmse'] * column.factor)} {html.escape(column.unit)}"
+            )
             label = f"{column.words} RMSE, {html.escape(split)} ({metrics['frames']} structures)"
             cards.append(f'<div class="card"><b>{value}</b><span>{label}</span></div>')
     return f'<div class="cards">{"".join(cards)}</div>'

@@ -6,6 +6,12 @@ from typing import Any
 
 from equiv.train.metrics import ErrorSum, Metrics
 
+REASONS = {
+    "epochs": "all epochs done",
+    "max_time": "max_time is used up",
+    "patience": "no better validation error for train.patience epochs",
+}
+
 
 @dataclass(frozen=True)
 class Learned:
