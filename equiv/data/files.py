@@ -1,11 +1,14 @@
 """From names of files to raw structures, each with the place where it came from."""
 
+import collections
 import glob
 import io
 import itertools
+import lzma
 import os
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any
 import ase
 import ase.io
 import numpy as np
+from ase.db import connect
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_compression
 
 from equiv.errors import DataError
@@ -22,6 +26,9 @@ Sources = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 # Formats that hold bare numbers. ASE converts all others to eV and Angstrom while it reads them.
 UNCONVERTED = ("extxyz", "xyz", "npz", "traj", "db", "json", "bundletrajectory")
+
+# What reading bytes, text and compressed streams can raise.
+DAMAGED = (OSError, EOFError, UnicodeDecodeError, zlib.error, lzma.LZMAError)
 
 # Names in .npz files of molecules in their usual spellings (sGDML, rMD17, SchNet, ...).
 _NPZ = {
@@ -146,8 +153,8 @@ def file_format(path: Path) -> str:
         raise DataError(
             f"{path}: unknown file format; extended XYZ (.xyz) is understood by every program"
         ) from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except DAMAGED as error:
+        raise DataError(f"{path}: cannot be read: {_reason(error)}") from error
     if form not in ioformats:
         raise DataError(
             f"{path}: unknown file format {form!r}; extended XYZ (.xyz) is understood by every "
@@ -159,16 +166,50 @@ def file_format(path: Path) -> str:
 def _read_with_ase(path: Path, form: str) -> Iterator[RawFrame]:
     index = 0
     try:
-        with warnings.catch_warnings():
-            # Readers warn about entries we do not use; what we do use is checked afterwards.
-            warnings.simplefilter("ignore")
-            for atoms in ase.io.iread(path, index=":", format=form):
-                yield _raw(atoms, path, index)
-                index += 1
+        notes = _cut_off(path) if form == "vasp-xml" else []
+        structures = iter(
+            _rows(path, form)
+            if form in ("db", "json")
+            else ase.io.iread(path, index=":", format=form)
+        )
+        while True:
+            with warnings.catch_warnings():
+                # Readers warn about entries we do not use; what we do use is checked afterwards.
+                warnings.simplefilter("ignore")
+                atoms = next(structures, None)
+            if atoms is None:
+                return
+            frame = _raw(atoms, path, index)
+            frame.notes += notes
+            yield frame
+            index += 1
     except DataError:
         raise
     except Exception as error:  # readers of some 80 formats fail in their own ways
         raise _unreadable(path, index, None, error, form) from error
+
+
+def _rows(path: Path, form: str) -> Iterator[ase.Atoms]:
+    """Structures of an ASE database with everything their rows hold under a name."""
+    for row in connect(path, type=form, use_lock_file=False).select():
+        atoms = row.toatoms()
+        atoms.info.update(row.key_value_pairs)
+        for key, value in row.data.items():
+            array = np.asarray(value)
+            if array.ndim > 1 and len(array) == len(atoms):
+                atoms.arrays.setdefault(key, array)
+            else:
+                atoms.info.setdefault(key, value)
+        yield atoms
+
+
+def _cut_off(path: Path) -> list[str]:
+    """ASE reads the complete steps of a vasprun.xml and is silent about the rest."""
+    with open_with_compression(str(path), "rb") as file:
+        tail = collections.deque(file, maxlen=3)
+    if any(b"</modeling>" in line for line in tail):
+        return []
+    return ["the file is not complete (the calculation was still running, or was stopped)"]
 
 
 def _read_xyz(path: Path) -> Iterator[RawFrame]:
@@ -196,11 +237,14 @@ def _read_xyz(path: Path) -> Iterator[RawFrame]:
                     chunk.append(head)
                     number += 1
                     head = file.readline()
-                yield _parse_xyz(chunk, path, index, start)
+                frame = _parse_xyz(chunk, path, index, start)
+                if not chunk[-1].endswith("\n"):
+                    frame.notes.append("the last line does not end; the file may have been cut off")
+                yield frame
                 index += 1
     except DataError:
         raise
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except DAMAGED as error:
         raise _unreadable(path, index, number + 1, error, "xyz") from error
 
 
@@ -249,9 +293,6 @@ def _raw(atoms: Any, path: Path, index: int) -> RawFrame:
     # The stored results, never get_forces(): that one zeroes forces on constrained atoms.
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
     atoms.calc = None
-    # Databases keep their columns beside the structure.
-    for key, value in dict(atoms.info.get("key_value_pairs", {})).items():
-        atoms.info.setdefault(key, value)
     return RawFrame(atoms, results, str(path), index)
 
 
@@ -311,10 +352,15 @@ def _read_npz(path: Path) -> Iterator[RawFrame]:
 
 
 def _unreadable(path: Path, index: int, line: int | None, error: Exception, form: str) -> DataError:
-    reason = str(error).strip().splitlines()
     place = f"structure {index}" + (f" (line {line})" if line is not None else "")
-    told = reason[0] if reason else type(error).__name__
-    return DataError(f"{path}: {place} cannot be read as {form}: {told}")
+    return DataError(f"{path}: {place} cannot be read as {form}: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def list_names(paths: Sequence[Path]) -> str:

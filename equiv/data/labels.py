@@ -445,7 +445,7 @@ def named_values(frame: RawFrame) -> list[tuple[str, Any]]:
     named = dict(frame.results)
     for prefix, table in (("info", frame.atoms.info), ("arrays", frame.atoms.arrays)):
         for key, value in table.items():
-            if not isinstance(key, str) or key in ("numbers", "positions", "key_value_pairs"):
+            if not isinstance(key, str) or key in ("numbers", "positions"):
                 continue
             if key not in named:
                 named[key] = value

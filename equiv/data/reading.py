@@ -155,7 +155,7 @@ def _file_notes(raw: list[RawFrame], frames: list[Frame]) -> list[Finding]:
     findings = []
     for note in dict.fromkeys(note for one in raw for note in one.notes):
         concerned = [one for one in raw if note in one.notes]
-        findings.append(find("warning", "unread columns", note, concerned))
+        findings.append(find("warning", "odd file", note, concerned))
     weighted = [frame for frame in frames if frame.weight != 1.0]
     if weighted:
         findings.append(
