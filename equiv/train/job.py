@@ -1,6 +1,5 @@
 """A whole training run, from a recipe to a model with its errors, plots and report."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ MAY_CHANGE = (
     "train.threads",
     "card",
 )
+LOCK = ".lock"
 # Where the data lie may change too: what counts is their content, and that has a fingerprint.
 PLACES = ("data.train", "data.valid", "data.test", "output")
 
@@ -99,8 +99,8 @@ def run(
     elif overrides or output is not None:
         raise RecipeError("overrides and output belong into load_recipe if the recipe is a Recipe")
     folder = recipe.run_folder
-    _make_folder(folder)
     with (
+        _folder_of_run(folder),
         _only_one(folder),
         own_settings(threads=recipe.train.threads, deterministic=recipe.train.deterministic),
         own_randomness(recipe.train.seed),
@@ -133,7 +133,8 @@ class _Run:
         trainer = self._trainer(model, prepared)
         outcome = Outcome(self.recipe, prepared, trainer, folder, console, report=self.report)
         if checkpoint is None:
-            edges = trainer.rehearse()
+            with _memory_explained():
+                edges = trainer.rehearse()
             console.fact("memory", f"the largest possible batch ({edges} edges) fits")
         else:
             trainer.restore(checkpoint)
@@ -144,7 +145,7 @@ class _Run:
             console.fact(
                 "finished", "all done; raise train.epochs, max_time or patience to train further"
             )
-            if (stored := self._stored_metrics()) is not None:
+            if (stored := outcome.stored()) is not None:
                 console.errors("errors", stored)
                 return self._result(stored, trainer)
         else:
@@ -244,7 +245,8 @@ class _Run:
             stress=learned.stress is not None,
         )
         try:
-            return trainer.fit()
+            with _memory_explained():
+                return trainer.fit()
         except NotANumber as error:
             path = self.folder / "nan_frames.xyz"
             frames = [prepared.train.dataset[i] for i in error.indices]
@@ -255,21 +257,6 @@ class _Run:
                 f"{error}\n  structures: {names}{more}\n  written to {path}; check them, or lower "
                 f"train.learning_rate ({self.recipe.train.learning_rate:g})"
             ) from error
-        except torch.OutOfMemoryError as error:
-            raise EquivError(
-                f"{prepared.device} is out of memory: {str(error).splitlines()[0]}; "
-                "lower train.batch_size or train.batch_edges"
-            ) from error
-
-    def _stored_metrics(self) -> dict[str, Any] | None:
-        """The results of a finished run, unless a part of them is missing."""
-        path = self.folder / "metrics.json"
-        if not path.exists() or not (self.folder / "model.safetensors").exists():
-            return None
-        try:
-            return json.loads(path.read_text())["splits"]
-        except (ValueError, KeyError):
-            return None
 
     def _result(self, metrics: dict[str, Any], trainer: Trainer, reason: str = "") -> Result:
         finished = trainer.position.finished
@@ -299,13 +286,22 @@ def _is_one_of(key: str, keys: Sequence[str]) -> bool:
     return any(key == one or key.startswith(one + ".") for one in keys)
 
 
-def _make_folder(folder: Path) -> None:
+@contextmanager
+def _folder_of_run(folder: Path) -> Iterator[None]:
+    """Make the folder of the run; take it away again if the run fails before it left anything."""
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecipeError(
             f"output: the folder {folder} cannot be made: {error.strerror}"
         ) from error
+    try:
+        yield
+    finally:
+        if is_new and {path.name for path in folder.iterdir()} <= {LOCK}:
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 @contextmanager
@@ -316,7 +312,7 @@ def _only_one(folder: Path) -> Iterator[None]:
     except ImportError:  # no such locks on this system
         yield
         return
-    with open(folder / ".lock", "w") as file:
+    with open(folder / LOCK, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -327,3 +323,17 @@ def _only_one(folder: Path) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         yield
+
+
+@contextmanager
+def _memory_explained() -> Iterator[None]:
+    """Turn a lack of memory into advice."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU only the text tells
+        text = str(error).splitlines()[0]
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text:
+            raise EquivError(
+                f"out of memory: {text}; lower train.batch_size or train.batch_edges"
+            ) from error
+        raise

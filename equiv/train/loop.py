@@ -23,7 +23,7 @@ from equiv.train.ema import MovingAverage, weights_of
 from equiv.train.interrupt import Interruption
 from equiv.train.log import RunLog
 from equiv.train.loss import EnergyForcesStressLoss, LossWeights
-from equiv.train.metrics import ErrorSum, Metrics, batch_errors, evaluate_model
+from equiv.train.metrics import EVALUATION_BATCH, ErrorSum, Metrics, batch_errors, evaluate_model
 from equiv.train.optimizer import build_optimizer
 from equiv.train.randomness import random_tensors, restore_random
 from equiv.train.recipe import TrainRecipe
@@ -157,6 +157,12 @@ class Trainer:
         restore_random(before)
         return int(self.sampler.num_edges[largest].sum())
 
+    @property
+    def evaluation_edges(self) -> int | None:
+        """The most edges to predict at once: limited if the training batches are small."""
+        small = self.recipe.batch_size < EVALUATION_BATCH
+        return self.sampler.max_edges if small else None
+
     def with_best(self) -> AbstractContextManager[None]:
         """A context in which the model has the weights of the best epoch."""
         return weights_of(self.parameters, self.best)
@@ -253,7 +259,9 @@ class Trainer:
         metrics, score = None, math.nan
         with self.average.applied():
             if self.valid_graphs:
-                metrics = evaluate_model(self.model, self.valid_graphs)
+                metrics = evaluate_model(
+                    self.model, self.valid_graphs, batch_edges=self.evaluation_edges
+                )
                 score = self.learned.score(metrics)
             best = score < position.best_score or metrics is None
             if best:

@@ -13,6 +13,7 @@ from equiv.models.interface import Model, Prediction
 from equiv.train.sampler import EdgeBudgetSampler, automatic_edge_budget
 
 PROPERTIES = ("energy_per_atom", "energy", "forces", "stress")
+EVALUATION_BATCH = 8  # average structures whose edges, twice, are predicted at once
 VOIGT = (
     (0, 0),
     (1, 1),
@@ -238,7 +239,8 @@ def evaluation_batches(graphs: Sequence[Any], batch_edges: int | None = None) ->
     if not graphs:
         return []
     num_edges = [int(graph.senders.shape[0]) for graph in graphs]
-    budget = max(batch_edges or automatic_edge_budget(num_edges, 16), max(num_edges), 1)
+    chosen = batch_edges or automatic_edge_budget(num_edges, EVALUATION_BATCH)
+    budget = max([chosen, *num_edges])
     return EdgeBudgetSampler(num_edges, max_edges=budget, max_structures=32, seed=0).in_order()
 
 

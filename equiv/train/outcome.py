@@ -24,6 +24,7 @@ from equiv.train.prepare import Prepared, Split
 from equiv.train.recipe import Recipe
 from equiv.train.state import REASONS
 
+MODEL = "model.safetensors"
 WORST = 20  # structures in worst.xyz
 UNITS = {
     "energy": "eV",
@@ -67,7 +68,7 @@ class Outcome:
         started = monotonic()
         evaluations = self._evaluate()
         metrics = {name: item.metrics.to_dict() for name, item in evaluations.items()}
-        document = {"splits": metrics, "units": UNITS, "training": self._facts()}
+        document = {"splits": metrics, "units": UNITS, "training": self._facts(), **self._subject()}
         text = json.dumps(document, indent=1, allow_nan=False) + "\n"
         write_bytes(self.folder / "metrics.json", text.encode())
         self.save_model(metrics)
@@ -80,10 +81,25 @@ class Outcome:
         if self.report:
             self._pictures(evaluations, document)
         console.fact("evaluated", f"in {clock(monotonic() - started)}")
-        console.fact("model", str(self.folder / "model.safetensors"))
+        console.fact("model", str(self.folder / MODEL))
         if self.report:
             console.fact("report", str(self.folder / "report.html"))
         return metrics
+
+    def stored(self) -> dict[str, Any] | None:
+        """The errors that an earlier call of `conclude` wrote, if it was about the same data."""
+        try:
+            document = json.loads((self.folder / "metrics.json").read_text())
+            subject = self._subject()
+            same = all(document[key] == subject[key] for key in subject)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return document["splits"] if same and (self.folder / MODEL).exists() else None
+
+    def _subject(self) -> dict[str, Any]:
+        """What the errors are about: the content of every split; and what the card adds."""
+        prints = {split.name: split.dataset.fingerprint for split in self.prepared.splits}
+        return {"fingerprints": prints, "card": dict(self.recipe.card)}
 
     def save_model(self, errors: Mapping[str, Any]) -> None:
         """Write the best averaged weights, with a card that says how they came about."""
@@ -101,14 +117,19 @@ class Outcome:
             "errors": dict(errors),
         }
         with self.trainer.with_best():
-            save_model(self.trainer.model, self.folder / "model.safetensors", card=card)
+            save_model(self.trainer.model, self.folder / MODEL, card=card)
 
     def _evaluate(self) -> dict[str, Evaluation]:
         evaluations = {}
         with self.trainer.with_best():
             for split in self.prepared.splits:
                 groups = split.groups if len(set(split.groups)) > 1 else None
-                evaluations[split.name] = evaluate(self.trainer.model, split.graphs, groups=groups)
+                evaluations[split.name] = evaluate(
+                    self.trainer.model,
+                    split.graphs,
+                    groups=groups,
+                    batch_edges=self.trainer.evaluation_edges,
+                )
         return evaluations
 
     def _facts(self) -> dict[str, Any]:

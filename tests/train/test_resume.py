@@ -172,6 +172,15 @@ def test_a_finished_run_shows_its_results_and_changes_nothing(tiny, tmp_path):
     assert before.keys() == after.keys()
 
 
+def test_a_new_test_set_for_a_finished_run_is_evaluated(tiny, emt_file):
+    run(tiny(epochs=1), report=False)
+    recipe = tiny(epochs=1)
+    recipe["data"]["test"] = {"again": str(emt_file.with_name("valid.xyz"))}
+    result = run(recipe, report=False)
+    assert result.metrics["again"] == result.metrics["valid"]
+    assert len(result.history) == 1
+
+
 def test_more_epochs_continue_a_finished_run(tiny):
     run(tiny(epochs=2), report=False)
     result = run(tiny(epochs=4), report=False)
