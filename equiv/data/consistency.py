@@ -17,6 +17,7 @@ MAX_PAIRS = 100
 FEWEST = 12
 TRUSTED = 0.8  # correlation above which a slope means something
 TOLERATED = (0.56, 1.78)
+LIKELY = 1.4  # a mistake is named if the slope is that close to what it would give
 
 # Mistakes, and the factor by which each makes the work too large compared with the energy.
 _MISTAKES = (
@@ -92,8 +93,10 @@ def find_contradictions(dataset: Dataset) -> list[Finding]:
 
 def _finding(name: str, slope: float, mistakes: Iterable[tuple[str, float]], count: int) -> Finding:
     # A mistake that makes the work m times too large makes the slope 1/m.
-    guess = next((text for text, factor in mistakes if 0.8 < slope * factor < 1.25), None)
-    hint = f"it looks as if {guess}" if guess else "check their units and signs"
+    off = {text: abs(np.log(slope * factor)) for text, factor in mistakes if slope * factor > 0}
+    guess = min(off, key=lambda text: off[text], default="")
+    likely = bool(guess) and off[guess] < np.log(LIKELY)
+    hint = f"it looks as if {guess}" if likely else "check their units and signs"
     return find(
         "warning",
         f"contradicting {name}",

