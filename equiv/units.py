@@ -119,7 +119,8 @@ def _find(name: str, table: Mapping[str, float], what: str) -> str:
     matches = [key for key in table if key.lower() == lowered]
     if len(matches) == 1 and lowered not in ("mpa", "mev"):
         return matches[0]
-    near = get_close_matches(lowered, [key.lower() for key in table], n=1)
-    nearest = next((key for key in table if near and key.lower() == near[0]), None)
-    hint = f" - did you mean {nearest!r}?" if nearest else ""
+    known = {alias: key for alias, key in _ALIASES.items() if key in table and len(alias) > 2}
+    known |= {key.lower(): key for key in table}
+    near = get_close_matches(lowered, known, n=1)
+    hint = f" - did you mean {known[near[0]]!r}?" if near else ""
     raise EquivError(f"unit of {what}: expected one of {', '.join(table)}, got {name!r}{hint}")

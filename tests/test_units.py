@@ -51,7 +51,7 @@ def test_stresses_agree_with_those_of_ase(name, expected):
 @pytest.mark.parametrize(
     ("convert", "name", "message"),
     [
-        (units.energy_in_ev, "hartre", "unit of energy: .* got 'hartre'"),
+        (units.energy_in_ev, "hartre", r"unit of energy: .* got 'hartre' - did you mean 'Ha'"),
         (units.energy_in_ev, "kcal/mole", "did you mean 'kcal/mol'"),
         (units.length_in_angstrom, "bohrs", "did you mean 'Bohr'"),
         (units.length_in_angstrom, "eV", "unit of length"),
