@@ -348,7 +348,7 @@ def usable_device(device: torch.device | str) -> torch.device:
     """A device that exists here, by name or as it is; an EquivError otherwise."""
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
+        torch.zeros(1, device=place).item()  # a device that computes, unlike `meta`
     except (RuntimeError, AssertionError) as error:
         raise EquivError(
             f"device {device} cannot be used here: {str(error).splitlines()[0]}"

@@ -128,7 +128,8 @@ class _Run:
                 f"{folder} was trained on other data: the structures or labels have changed since; "
                 "give another output folder to train on the new ones, or bring the old ones back"
             )
-        model = prepared.model()
+        with _memory_explained("lower model.channels or the other sizes of the model"):
+            model = prepared.model()
         self._describe(model, prepared)
         trainer = self._trainer(model, prepared)
         outcome = Outcome(self.recipe, prepared, trainer, folder, console, report=self.report)
@@ -326,14 +327,14 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _memory_explained() -> Iterator[None]:
+def _memory_explained(
+    advice: str = "lower train.batch_size or train.batch_edges",
+) -> Iterator[None]:
     """Turn a lack of memory into advice."""
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU only the text tells
-        text = str(error).splitlines()[0]
+        text = str(error).partition("\n")[0]
         if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text:
-            raise EquivError(
-                f"out of memory: {text}; lower train.batch_size or train.batch_edges"
-            ) from error
+            raise EquivError(f"out of memory: {text}; {advice}") from error
         raise

@@ -261,7 +261,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # a device that computes, unlike `meta`
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise EquivError(f"train.device = {name!r} cannot be used here: {reason}") from error

@@ -11,15 +11,26 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 
 from equiv.data.options import LabelChoice, UnitChoice
 
-Paths = str | list[str]
+FileName = Annotated[str, Field(min_length=1)]
+Paths = FileName | list[FileName]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+OWN_SETS = ("train", "valid")  # names of sets that a run makes itself
 
 _UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -83,6 +94,17 @@ class DataRecipe(Section):
         default=None,
         description="`info` key whose value names the group of a structure (default: config_type)",
     )
+
+    @field_validator("test")
+    @classmethod
+    def _names_are_free(cls, test: Any) -> Any:
+        taken = [name for name in test if name in OWN_SETS] if isinstance(test, dict) else []
+        if taken:
+            raise ValueError(
+                f"a test set may not be called {' or '.join(taken)}, as those of the run itself "
+                "are; give it another name"
+            )
+        return test
 
 
 class MACERecipe(Section):
@@ -213,8 +235,8 @@ class TrainRecipe(Section):
         default="float32", description="precision of the weights"
     )
     device: str = Field(default="auto", description="cpu, cuda, cuda:1 or auto")
-    threads: Count | None = Field(
-        default=None, description="CPU threads; null leaves torch's choice"
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="CPU threads; null leaves torch's choice"
     )
     deterministic: bool = Field(
         default=False, description="refuse operations that are not reproducible on a GPU"
@@ -248,7 +270,7 @@ class Recipe(Section):
     Build it with `load_recipe`, which explains what is wrong in plain words.
     """
 
-    data: DataRecipe
+    data: DataRecipe = Field(description="which structures; the least it takes is data: FILE")
     model: MACERecipe = Field(default_factory=MACERecipe)
     train: TrainRecipe = Field(default_factory=TrainRecipe)
     output: str | None = Field(

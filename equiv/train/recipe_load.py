@@ -1,6 +1,7 @@
 """From a YAML file, a dictionary or a data file to a checked recipe, or to all its complaints."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +15,8 @@ from equiv.train.recipe_yaml import Location, parse_scalar, parse_yaml
 
 LARGEST_RECIPE = 1_000_000  # bytes; a larger "recipe" is a data file by mistake
 
+COMPRESSED = (".gz", ".bz2", ".xz")
+
 _TYPES = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -25,6 +28,7 @@ _TYPES = {
     "none_required": "null",
     "finite_number": "a finite number",
     "int_from_float": "a whole number",
+    "string_too_short": "a text that is not empty",
 }
 
 
@@ -66,7 +70,7 @@ def load_recipe(
             )
     else:
         path = Path(source)
-        content, stem = {"data": {"train": str(source)}}, path.stem or "run"
+        content, stem = {"data": {"train": str(source)}}, _stem_of_file(path)
     if isinstance(content.get("data"), str | list):  # the shortest recipe: `data: train.xyz`
         content["data"] = {"train": content["data"]}
     problems = [
@@ -126,6 +130,7 @@ def _sentence(
     if "extra_forbidden" in kinds:
         return f"{name}: unknown key{line}; {_suggestion(place)}"
     if "missing" in kinds:
+        line = line or (f" in {where}" if where != "recipe" else "")
         return f"{name}: required, but not given{line}{_description(place)}"
     if kinds == {"value_error"}:
         return f"{name}: {items[0]['ctx']['error']!s}{line}"  # pyright: ignore[reportTypedDictNotRequiredAccess]
@@ -310,7 +315,16 @@ def _stem_of(content: Mapping[str, Any]) -> str:
     data = content.get("data")
     train = data.get("train") if isinstance(data, Mapping) else None
     first = train[0] if isinstance(train, list) and train else train
-    return Path(first).stem if isinstance(first, str) else "run"
+    return _stem_of_file(Path(first)) if isinstance(first, str) else "run"
+
+
+def _stem_of_file(path: Path) -> str:
+    """The name of a data file as the name of a run: `train` of `train.xyz.gz`, `md` of `md_*.xyz`.
+
+    A folder called `runs/*` would be a trap for the next `rm`.
+    """
+    stem = path.name.split(".")[0] if path.suffix in COMPRESSED else path.stem
+    return re.sub(r"[*?\[\]]+", "", stem).strip("-_. ") or "run"
 
 
 def _text(path: Path) -> str:

@@ -69,9 +69,10 @@ def parse_yaml(text: str, where: str) -> tuple[Any, dict[Location, int]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}" if mark else ""
-        raise RecipeError(
-            f"{where}{line}: not valid YAML: {error.problem or error.context}"
-        ) from None
+        problem = str(error.problem or error.context)
+        if "\\t" in problem:
+            problem += "; indent with spaces, not with tabs"
+        raise RecipeError(f"{where}{line}: not valid YAML: {problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = (
             "nested too deeply"

@@ -335,3 +335,42 @@ def test_whatever_text_is_given_it_is_read_or_refused_but_never_crashes(write, t
     path = write(text)
     with suppress(RecipeError):
         load_recipe(path)
+
+
+@pytest.mark.parametrize("name", ["train", "valid"])
+def test_a_test_set_cannot_take_the_place_of_the_training_set(write, name):
+    message = complaint(write(f"data: {{train: a.xyz, test: {{{name}: b.xyz}}}}\n"))
+    assert f"a test set may not be called {name}" in message
+    assert "data.test" in message
+    assert "line 1" in message
+
+
+def test_an_empty_recipe_is_named(write):
+    assert "data: required, but not given in r.yaml" in complaint(write("# nothing yet\n"))
+
+
+def test_an_empty_file_name_is_not_the_current_folder(write):
+    assert "a text that is not empty" in complaint(write("data: {train: ''}\n"))
+    assert "a text that is not empty" in complaint("")
+
+
+def test_tabs_are_told_to_be_spaces(write):
+    assert "indent with spaces" in complaint(write("data:\n\ttrain: a.xyz\n"))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("train.xyz", "train"),
+        ("train.xyz.gz", "train"),
+        ("md_*.xyz", "md"),
+        ("*.xyz", "run"),
+        ("a/[0-9]*.traj", "0-9"),
+    ],
+)
+def test_the_folder_of_a_run_never_holds_wildcards(data, name):
+    assert load_recipe(data).run_folder == Path("runs") / name
+
+
+def test_an_absurd_number_of_threads_is_refused(write):
+    assert "train.threads" in complaint(write(MINIMAL + "train: {threads: 100000}\n"))

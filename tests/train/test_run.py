@@ -375,3 +375,15 @@ def test_a_lack_of_memory_is_explained_at_once(tiny, monkeypatch):
 def test_a_device_that_is_not_there_is_refused(tiny):
     with pytest.raises(ValueError, match=r"train.device = 'teapot' cannot be used here"):
         run(tiny(device="teapot"))
+
+
+def test_a_device_that_holds_no_numbers_is_refused(tiny):
+    with pytest.raises(ValueError, match=r"train.device = 'meta' cannot be used here"):
+        run(tiny(device="meta"))
+
+
+def test_a_model_that_does_not_fit_into_memory_is_explained(tiny):
+    recipe = tiny()
+    recipe["model"]["num_radial"] = 10**14
+    with pytest.raises(ValueError, match=r"out of memory: .*; lower model.channels"):
+        run(recipe)
