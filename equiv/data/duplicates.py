@@ -29,8 +29,9 @@ def find_duplicates(dataset: Dataset) -> list[Finding]:
             find(
                 "warning",
                 "contradicting duplicates",
-                f"{len(contradicting) // 2} structures occur again with other labels; at least one "
-                "of each pair is wrong, or the levels of theory are mixed",
+                f"{len(contradicting) // 2} structures occur again with other labels: one of "
+                "each pair is wrong, levels of theory are mixed, or the structures differ in what "
+                "is not read here (charge, spin)",
                 contradicting,
             )
         )

@@ -4,12 +4,9 @@ import collections
 import glob
 import io
 import itertools
-import lzma
 import os
 import warnings
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,26 +17,14 @@ import numpy as np
 from ase.db import connect
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_compression
 
+from equiv.data.damage import DAMAGED, reason_of, unreadable
+from equiv.data.npz import read_npz
 from equiv.errors import DataError
 
 Sources = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 # Formats that hold bare numbers. ASE converts all others to eV and Angstrom while it reads them.
 UNCONVERTED = ("extxyz", "xyz", "npz", "traj", "db", "json", "bundletrajectory")
-
-# What reading bytes, text and compressed streams can raise.
-DAMAGED = (OSError, EOFError, UnicodeDecodeError, zlib.error, lzma.LZMAError)
-
-# Names in .npz files of molecules in their usual spellings (sGDML, rMD17, SchNet, ...).
-_NPZ = {
-    "numbers": ("nuclear_charges", "atomic_numbers", "numbers", "z", "Z"),
-    "positions": ("coords", "coordinates", "positions", "R"),
-    "energy": ("energies", "energy", "E"),
-    "forces": ("forces", "force", "F"),
-    "cell": ("cell", "lattice", "cells"),
-    "pbc": ("pbc",),
-}
-MAX_NPZ_BYTES = 16 * 2**30
 
 
 @dataclass
@@ -84,6 +69,10 @@ def find_files(sources: Sources) -> list[Path]:
 
 def _matches(name: str) -> list[Path]:
     path = Path(name)
+    if path.is_fifo():
+        raise DataError(
+            f"{name}: this is a pipe, and a data file is read more than once; write it to a file"
+        )
     if path.is_dir() and path.suffix != ".bundle":
         files = sorted(
             entry for entry in path.iterdir() if entry.is_file() and _looks_like_data(entry)
@@ -126,7 +115,9 @@ def read_file(path: Path) -> Iterator[RawFrame]:
     if form in ("extxyz", "xyz"):
         frames = _read_xyz(path)
     elif form == "npz":
-        frames = _read_npz(path)
+        frames = (
+            RawFrame(atoms, results, str(path), index) for index, atoms, results in read_npz(path)
+        )
     else:
         frames = _read_with_ase(path, form)
     count = 0
@@ -154,7 +145,7 @@ def file_format(path: Path) -> str:
             f"{path}: unknown file format; extended XYZ (.xyz) is understood by every program"
         ) from None
     except DAMAGED as error:
-        raise DataError(f"{path}: cannot be read: {_reason(error)}") from error
+        raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
     if form not in ioformats:
         raise DataError(
             f"{path}: unknown file format {form!r}; extended XYZ (.xyz) is understood by every "
@@ -186,7 +177,7 @@ def _read_with_ase(path: Path, form: str) -> Iterator[RawFrame]:
     except DataError:
         raise
     except Exception as error:  # readers of some 80 formats fail in their own ways
-        raise _unreadable(path, index, None, error, form) from error
+        raise unreadable(path, index, None, error, form) from error
 
 
 def _rows(path: Path, form: str) -> Iterator[ase.Atoms]:
@@ -245,7 +236,7 @@ def _read_xyz(path: Path) -> Iterator[RawFrame]:
     except DataError:
         raise
     except DAMAGED as error:
-        raise _unreadable(path, index, number + 1, error, "xyz") from error
+        raise unreadable(path, index, number + 1, error, "xyz") from error
 
 
 def _atom_count(head: str, path: Path, index: int, line: int) -> int:
@@ -267,7 +258,15 @@ def _parse_xyz(chunk: list[str], path: Path, index: int, line: int) -> RawFrame:
             warnings.simplefilter("ignore")
             atoms: Any = ase.io.read(io.StringIO("".join(chunk)), index=0, format="extxyz")
     except Exception as error:  # a damaged line surfaces as whatever numpy or ASE tripped over
-        raise _unreadable(path, index, line, error, "extxyz") from error
+        reason = error
+        if isinstance(error, KeyError):  # of the table of elements
+            reason = DataError(f"{error} is not a chemical element")
+        elif "could not assign tuple" in str(error):
+            reason = DataError(
+                f"a line of its {len(chunk) - 2} atoms has fewer columns than the second line "
+                "announces; is the number of atoms right, and the file complete?"
+            )
+        raise unreadable(path, index, line, reason, "extxyz") from error
     frame = _raw(atoms, path, index)
     frame.line = line
     if len(chunk) > 2:
@@ -294,76 +293,3 @@ def _raw(atoms: Any, path: Path, index: int) -> RawFrame:
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
     atoms.calc = None
     return RawFrame(atoms, results, str(path), index)
-
-
-def _read_npz(path: Path) -> Iterator[RawFrame]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > MAX_NPZ_BYTES:
-            raise DataError(f"{path}: unpacks to {size / 2**30:.1f} GiB, which is refused")
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except DataError:
-        raise
-    except Exception as error:  # zip, zlib and numpy each have their own errors for a damaged file
-        raise _unreadable(path, 0, None, error, "npz") from error
-    found = {
-        name: next((arrays[key] for key in keys if key in arrays), None)
-        for name, keys in _NPZ.items()
-    }
-    numbers, positions = found["numbers"], found["positions"]
-    if numbers is None or positions is None:
-        raise DataError(
-            f"{path}: needs atomic numbers ({', '.join(_NPZ['numbers'])}) and positions "
-            f"({', '.join(_NPZ['positions'])}); it holds {', '.join(sorted(arrays)) or 'nothing'}"
-        )
-    if positions.ndim == 2:
-        positions = positions[None]
-    if positions.ndim != 3 or positions.shape[-1] != 3 or positions.shape[1] != numbers.shape[-1]:
-        raise DataError(
-            f"{path}: positions should have shape (structures, atoms, 3) for {numbers.shape[-1]} "
-            f"atomic numbers, got {positions.shape}"
-        )
-    count, size = positions.shape[:2]
-    shapes = {"energy": (count,), "forces": (count, size, 3), "numbers": (count, size)}
-    for name, shape in shapes.items():
-        array = found[name]
-        if array is None or (name == "numbers" and array.ndim == 1):
-            continue
-        if array.size != np.prod(shape):
-            raise DataError(f"{path}: {name} should have shape {shape}, got {array.shape}")
-        found[name] = array.reshape(shape)
-    each = np.broadcast_to(np.asarray(found["numbers"]), (count, size))
-    for index in range(count):
-        cell, pbc = found["cell"], found["pbc"]
-        atoms = ase.Atoms(
-            numbers=each[index].astype(int),
-            positions=positions[index].astype(float),
-            cell=None if cell is None else (cell if cell.ndim == 2 else cell[index]),
-            pbc=cell is not None if pbc is None else (pbc if pbc.ndim < 2 else pbc[index]),
-        )
-        results = {}
-        if found["energy"] is not None:
-            results["energy"] = float(found["energy"][index])
-        if found["forces"] is not None:
-            results["forces"] = found["forces"][index].astype(float)
-        yield RawFrame(atoms, results, str(path), index)
-
-
-def _unreadable(path: Path, index: int, line: int | None, error: Exception, form: str) -> DataError:
-    place = f"structure {index}" + (f" (line {line})" if line is not None else "")
-    return DataError(f"{path}: {place} cannot be read as {form}: {_reason(error)}")
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def list_names(paths: Sequence[Path]) -> str:
-    """Names of files for a message, the first few of many."""
-    shown = ", ".join(path.name for path in paths[:3])
-    return shown + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")

@@ -27,7 +27,7 @@ SHOWN = 20  # elements named one by one
 _OTHER_ENERGIES = re.compile(
     r"unit|kinetic|per_?atom|formation|hull|zero|zpe|std|var|uncert|error|gap|fermi|nuclear|repulsion|"
     r"dispersion|correct|cut|homo|lumo|atomi[sz]ation|interaction|binding|cohesive|adsorption|"
-    r"solvation|monomer|barrier|strain"
+    r"solvation|monomer|barrier|strain|tol(erance)?$|thresh|conver"
 )
 _ENERGY = re.compile(r"energy|toten|(^|_)e(_?tot|_?total|_?dft|0)?$")
 _FORCES = re.compile(r"force(?!_?(const|unit|std|err|var))|(^|_)f$")
@@ -294,7 +294,7 @@ class LabelFinder:
             # ASE offers both: the extrapolated one and the one whose derivatives the forces are.
             self._compare_free_energy(candidates.pop("free_energy"))
         if not candidates:
-            return None
+            return self._misshapen(name)
         if len(candidates) == 1:
             return next(iter(candidates))
         best = max(candidates.values(), key=lambda c: (len(c.frames), c.key == name))
@@ -315,6 +315,15 @@ class LabelFinder:
             )
         )
         return None
+
+    def _misshapen(self, name: str) -> str | None:
+        """The key that bears the name of a label but nowhere its shape; None if there is none.
+
+        What is meant as a label must not be passed over in silence; reading it is an error.
+        """
+        exact = {name, f"ref_{name}", f"dft_{name}"}
+        keys = (key for frame in self.frames for key, _ in named_values(frame))
+        return next((key for key in keys if key.lower() in exact), None)
 
     def _list(self, name: str) -> str:
         files = short_names(dict.fromkeys(frame.source for frame in self.frames))
@@ -383,7 +392,8 @@ class LabelFinder:
             elif index in self._wanted_stress:
                 stress = _stress_matrix(array)
                 size = np.abs(stress).max()
-                if np.abs(stress - stress.T).max() > 1e-3 * size + 1e-12:
+                finite = np.isfinite(size)
+                if finite and np.abs(stress - stress.T).max() > 1e-3 * size + 1e-12:
                     asymmetric.append(frame)
                 values[index] = self._convert_stress(key, 0.5 * (stress + stress.T), frame)
         expected = {"energy": "one number", "forces": "three numbers per atom"}.get(

@@ -123,10 +123,13 @@ def _wanted(frames: list[Frame]) -> dict[str, list[int]]:
     return {
         "energy": list(range(len(frames))),
         "forces": bound,
-        "stress": [
-            i for i in bound if frames[i].atoms.pbc.any() and frames[i].atoms.cell.volume > 0
-        ],
+        "stress": [i for i in bound if _has_volume(frames[i])],
     }
+
+
+def _has_volume(frame: Frame) -> bool:
+    cell = frame.atoms.cell
+    return bool(frame.atoms.pbc.any() and np.isfinite(cell.array).all() and cell.volume > 0)
 
 
 def _without_labels(finder: LabelFinder, choice: LabelChoice) -> list[Finding]:

@@ -6,6 +6,7 @@ from ase.data import covalent_radii
 from equiv import units
 from equiv.data.dataset import Dataset, Frame
 from equiv.data.report import Finding, find
+from equiv.errors import DataError
 from equiv.graph import neighbor_list
 
 FORCE_OUTLIER = 50.0  # eV/Angstrom; bonds break long before
@@ -127,7 +128,10 @@ def _length_unit_and_contacts(frames: list[Frame]) -> list[Finding]:
     close: list[Frame] = []
     worst = (np.inf, "")
     for frame in frames:
-        ratio, pair = nearest_contact(frame)
+        try:
+            ratio, pair = nearest_contact(frame)
+        except DataError as error:
+            return [find("error", "impossible structure", str(error), [frame])]
         if np.isfinite(ratio):
             nearest.append(ratio)
         if ratio < CLOSE_CONTACT:

@@ -13,6 +13,10 @@ from equiv.errors import DataError, EquivError
 # A cell thinner than cutoff / 200 along a periodic direction is a unit error, not a crystal, and
 # its images would fill the memory before anyone could say so.
 MAX_IMAGES = 200
+# A sphere with more atoms than that, or a structure with more pairs, does not exist either; its
+# list would not fit into the memory.
+MAX_NEIGHBORS = 1e5
+MAX_PAIRS = 3e8
 # vesin limits its search grid to this many boxes by shrinking all three directions together; a long
 # and thin structure then gets zero boxes in its thin direction, and the process dies.
 MAX_SEARCH_BOXES = 1e5
@@ -75,6 +79,7 @@ def neighbor_list(
         return NeighborList(*(np.zeros(shape, dtype=np.int64) for shape in (0, 0, (0, 3))))
 
     box, origin, heights = _search_box(positions, cell, pbc, cutoff)
+    _check_density(len(positions), box, cutoff)
     # Bring every atom into the box: a far image would overflow the integers of a search grid.
     fractional = (positions - origin) @ np.linalg.inv(box)
     wraps = np.where(pbc, np.floor(fractional), 0.0)
@@ -125,6 +130,16 @@ def _check(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: flo
                 f"the periodic lattice vectors {', '.join(names)} are linearly dependent (the "
                 f"cell has no volume): {periodic.tolist()}"
             )
+
+
+def _check_density(atoms: int, box: np.ndarray, cutoff: float) -> None:
+    """Refuse what a mistaken unit of length makes of a structure, before it fills the memory."""
+    neighbors = atoms / abs(np.linalg.det(box)) * 4 / 3 * np.pi * cutoff**3
+    if neighbors > MAX_NEIGHBORS or atoms * neighbors > MAX_PAIRS:
+        raise DataError(
+            f"{atoms} atoms would have about {neighbors:.2g} neighbours each within the cutoff of "
+            f"{cutoff:g} Angstrom; check the unit of length, or lower the cutoff"
+        )
 
 
 def _search_box(

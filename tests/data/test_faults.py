@@ -31,6 +31,19 @@ def test_sound_structures_have_no_faults():
         (Atoms("H", [[0, 0, 0]], cell=[1, 0, 1], pbc=True), "no volume"),
         (Atoms("H", [[0, 0, 0]], cell=[[1, 0, 0], [2, 0, 0], [0, 0, 1]], pbc=True), "no volume"),
         (Atoms("H2", np.zeros((2, 3))), "atoms on top of each other"),
+        (
+            Atoms("H2", [[0, 0, 0], [4, -4, 0]], cell=[4, 4, 4], pbc=True),
+            "atoms on top of each other",
+        ),
+        (
+            Atoms(
+                "H2",
+                [[-1e-20, 0, 9], [4, 1, 9]],
+                cell=[[4, 1, 0], [0, 3, 0], [0, 0, 0]],
+                pbc=[1, 1, 0],
+            ),
+            "atoms on top of each other",
+        ),
     ],
 )
 def test_what_is_no_structure_is_named_with_its_number(atoms, kind):
@@ -50,6 +63,27 @@ def test_what_is_no_structure_is_named_with_its_number(atoms, kind):
 )
 def test_labels_that_are_no_numbers_are_named(broken, kind):
     assert list(kinds(frame(), frame(index=1, **broken))) == [kind]
+
+
+def test_atoms_a_lattice_vector_apart_are_fine_where_nothing_is_periodic():
+    slab = Atoms("H2", [[0, 0, 0], [0, 0, 4]], cell=[4, 4, 4], pbc=[1, 1, 0])
+    assert kinds(frame(slab)) == {}
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_infinite_cell_or_stress_is_told_without_noise_from_numpy(tmp_path):
+    from ase.io import write
+
+    from equiv.data import survey
+
+    broken = bulk("Cu")
+    broken.info.update(energy=-1.0, stress=np.diag([np.inf, 1.0, 1.0]))
+    crystal = bulk("Cu")
+    crystal.cell[0, 0] = np.nan
+    crystal.info["energy"] = -1.0
+    write(tmp_path / "a.xyz", [broken, crystal], format="extxyz")
+    found = {finding.kind for finding in find_faults(survey(tmp_path / "a.xyz"))}
+    assert found == {"non-finite stress", "non-finite cell"}
 
 
 def test_a_zero_cell_is_fine_where_nothing_is_periodic():

@@ -10,7 +10,7 @@ from ase.io import write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from equiv.data import read_frames
+from equiv.data import LabelChoice, read_frames
 from equiv.data.files import find_files, read_file
 from equiv.errors import DataError
 
@@ -87,6 +87,36 @@ def test_an_npz_without_positions_says_what_it_holds(tmp_path):
         read_frames(tmp_path / "a.npz")
 
 
+def test_an_npz_of_molecules_of_different_size_is_read(tmp_path):
+    rng = np.random.default_rng(0)
+    sizes, z = np.array([2, 3, 1]), np.array([1, 1, 8, 1, 1, 6])
+    positions, forces = rng.normal(size=(2, 6, 3))
+    names = np.array(["hydrogen", "water", "carbon"])
+    path = tmp_path / "a.npz"
+    np.savez(path, n_atoms=sizes, Z=z, R=positions, F=forces, U0_energy=[-1, -2.5, -3], name=names)
+    dataset = read_frames(path, labels=LabelChoice(allow_missing=["forces"]))
+    assert [frame.atoms.get_chemical_formula() for frame in dataset] == ["H2", "H2O", "C"]
+    assert [frame.energy for frame in dataset] == [-1.0, -2.5, -3.0]
+    np.testing.assert_array_equal(dataset[1].forces, forces[2:5])
+    assert dataset[1].atoms.info["name"] == "water"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"F": np.zeros((5, 2, 3))}, r"F should have one row for each atom of 5 structures"),
+        ({"E": np.zeros(4)}, "E should hold one number for each of 5 structures, got 4"),
+        ({"z": np.ones(4, int)}, "z should have one row for each atom"),
+        ({"R": np.zeros((5, 3, 2))}, "R should have one row for each atom"),
+    ],
+)
+def test_an_npz_whose_shapes_do_not_fit_is_an_error(changes, message, tmp_path):
+    arrays = {"z": np.array([8, 1, 1]), "R": np.zeros((5, 3, 3)), "E": np.ones(5), **changes}
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        read_frames(tmp_path / "a.npz")
+
+
 def test_an_npz_with_pickled_objects_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", z=[1], R=np.array([{"evil": 1}], dtype=object))
     with pytest.raises(DataError, match=r"a\.npz: structure 0 cannot be read as npz"):
@@ -154,9 +184,9 @@ def test_a_truncated_file_names_the_structure_and_the_line(save):
     [
         (6, "three\n", r"structure 1 \(line 6\).*number of atoms, got 'three'"),
         (6, "-3\n", r"structure 1 \(line 6\).*number of atoms, got '-3'"),
-        (8, "H 0.0 0.0\n", r"structure 1 \(line 6\) cannot be read"),
+        (8, "H 0.0 0.0\n", r"structure 1 \(line 6\): a line of its 3 atoms has fewer columns"),
         (8, "H 0.0 zero 0.0 0 0 0\n", r"structure 1 \(line 6\) cannot be read.*zero"),
-        (8, "Q 0.0 0.0 0.0 0 0 0\n", r"structure 1 \(line 6\) cannot be read.*Q"),
+        (8, "Q 0.0 0.0 0.0 0 0 0\n", r"structure 1 \(line 6\): 'Q' is not a chemical element"),
         (7, "Lattice=\"1 2\" Properties=species:S:1:pos:R:3\n", r"structure 1 \(line 6\)"),
     ],
 )  # fmt: skip

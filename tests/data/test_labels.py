@@ -73,6 +73,15 @@ def test_other_energies_are_not_taken_for_the_potential_energy(key, save):
     assert [frame.energy for frame in read_frames(path)] == [None] * 3
 
 
+@pytest.mark.parametrize("key", ["forces", "REF_forces"])
+def test_forces_of_the_wrong_shape_are_not_passed_over(key, save):
+    frames = [structure(k, forces=None) for k in range(3)]
+    for atoms in frames:
+        atoms.arrays[key] = np.ones((3, 2))
+    with pytest.raises(DataError, match=rf"'{key}' should hold three numbers per atom"):
+        read_frames(save("a.xyz", frames))
+
+
 def test_a_doubt_is_an_error_that_lists_what_could_be_meant(save):
     frames = [structure(k) for k in range(3)]
     for atoms in frames:

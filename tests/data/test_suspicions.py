@@ -116,3 +116,11 @@ def test_stress_in_gpa_is_suspicious():
     frame = Frame(bulk("Cu"), -1.0, np.zeros((1, 3)), 5.0 * np.eye(3), "a.xyz", 0)
     other = Frame(bulk("Cu", cubic=True), -4.0, np.ones((4, 3)), 5.0 * np.eye(3), "a.xyz", 1)
     assert "5 eV/Ang^3 = 801 GPa" in kinds([frame, other])["unit of stress"].message
+
+
+def test_a_cell_that_cannot_be_is_an_error_with_its_number():
+    tiny = bulk("Cu", cubic=True, a=0.01)
+    frames = [water(0), Frame(tiny, -1.0, np.ones((4, 3)), None, "a.xyz", 7)]
+    finding = kinds(frames)["impossible structure"]
+    assert finding.severity == "error"
+    assert finding.places == (("a.xyz", 7),)

@@ -57,7 +57,7 @@ def test_pairs_equal_those_of_brute_force_in_any_periodicity(pbc, seed):
     cutoff=st.floats(0.5, 4.5),
     scale=st.floats(0.4, 3.0),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_pairs_equal_those_of_brute_force_on_random_structures(seed, atoms, pbc, cutoff, scale):
     rng = np.random.default_rng(seed)
     cell = scale * (np.eye(3)[rng.permutation(3)] + rng.uniform(-0.25, 0.25, (3, 3)))
@@ -142,7 +142,7 @@ def test_atoms_at_astronomic_distances_are_no_problem(far, pbc):
 
 
 def test_the_order_does_not_depend_on_chance():
-    positions, cell = random_structure(13, atoms=60)
+    positions, cell = random_structure(13, atoms=25)
     first = neighbor_list(positions, cell, np.ones(3, bool), 4.0)
     for _ in range(3):
         assert rows(neighbor_list(positions, cell, np.ones(3, bool), 4.0)) == rows(first)
@@ -193,3 +193,25 @@ def test_a_cutoff_that_is_no_length_is_refused(cutoff):
 def test_structures_without_meaning_are_refused_with_the_reason(positions, cell, message):
     with pytest.raises(DataError, match=message):
         neighbor_list(np.array(positions), np.array(cell), np.ones(3, bool), 5.0)
+
+
+def test_more_pairs_than_fit_into_memory_are_refused_before_they_are_searched():
+    positions = np.random.default_rng(0).uniform(0, 3, (40000, 3))
+    with pytest.raises(DataError, match=r"40000 atoms would have about .* neighbours each"):
+        neighbor_list(positions, np.zeros((3, 3)), np.zeros(3, bool), 5.0)
+
+
+def test_a_large_but_ordinary_structure_is_searched():
+    side = 3.0 * np.arange(30)
+    positions = np.stack(np.meshgrid(side, side, side), axis=-1).reshape(-1, 3)
+    found = neighbor_list(positions, 90.0 * np.eye(3), np.ones(3, bool), 3.5)
+    assert len(found) == 6 * 27000
+
+
+def test_a_structure_in_the_wrong_unit_is_refused_before_it_fills_the_memory():
+    cell = np.eye(3) * 0.05
+    with pytest.raises(ValueError, match=r"check the unit of length"):
+        neighbor_list(np.zeros((1, 3)), cell, np.ones(3, dtype=bool), 5.0)
+    dense = np.random.default_rng(0).uniform(0, 0.5, (3000, 3))
+    with pytest.raises(ValueError, match=r"3000 atoms would have about"):
+        neighbor_list(dense, np.eye(3) * 0.5, np.ones(3, dtype=bool), 5.0)
