@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         from equiv.train.plots import parity
 
         with replacing(args.plot) as temporary:
-            parity({" ".join(args.data): evaluation}, temporary)
+            parity({_set_name(args.data): evaluation}, temporary)
     if args.output is not None:
         frames = [_with_labels(frame) for frame in dataset]
         add_predictions(model, frames, prefix="equiv_")
@@ -126,3 +126,9 @@ def _exact(errors: dict[str, Any]) -> dict[str, Any]:
     return {"frames": errors["frames"]} | {
         name: {key: values[key] for key in ("mae", "rmse")} for name, values in table.items()
     }
+
+
+def _set_name(files: list[str]) -> str:
+    """What a plot calls the structures: short enough for a legend."""
+    first = Path(files[0]).name
+    return first if len(files) == 1 else f"{first} and {len(files) - 1} more"
