@@ -258,15 +258,15 @@ def _parse_xyz(chunk: list[str], path: Path, index: int, line: int) -> RawFrame:
             warnings.simplefilter("ignore")
             atoms: Any = ase.io.read(io.StringIO("".join(chunk)), index=0, format="extxyz")
     except Exception as error:  # a damaged line surfaces as whatever numpy or ASE tripped over
-        reason = error
+        place = f"{path}: structure {index} (line {line})"
         if isinstance(error, KeyError):  # of the table of elements
-            reason = DataError(f"{error} is not a chemical element")
-        elif "could not assign tuple" in str(error):
-            reason = DataError(
-                f"a line of its {len(chunk) - 2} atoms has fewer columns than the second line "
-                "announces; is the number of atoms right, and the file complete?"
-            )
-        raise unreadable(path, index, line, reason, "extxyz") from error
+            raise DataError(f"{place}: {error} is not a chemical element") from error
+        if "could not assign tuple" in str(error):
+            raise DataError(
+                f"{place}: a line of its {len(chunk) - 2} atoms has fewer columns than the second "
+                "line announces; is the number of atoms right, and the file complete?"
+            ) from error
+        raise unreadable(path, index, line, error, "extxyz") from error
     frame = _raw(atoms, path, index)
     frame.line = line
     if len(chunk) > 2:

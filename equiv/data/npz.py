@@ -7,6 +7,7 @@ from typing import Any
 
 import ase
 import numpy as np
+from ase.data import chemical_symbols
 
 from equiv.data.damage import unreadable
 from equiv.errors import DataError
@@ -41,6 +42,12 @@ def read_npz(path: Path) -> Iterator[tuple[int, ase.Atoms, dict[str, Any]]]:
             f"{path}: needs atomic numbers ({', '.join(NAMES['numbers'])}) and positions "
             f"({', '.join(NAMES['positions'])}); it holds {', '.join(sorted(arrays)) or 'nothing'}"
         )
+    for name in filter(None, known.values()):
+        if arrays[name].dtype.kind not in "biuf":
+            raise DataError(
+                f"{path}: {name} should hold real numbers, got an array of type "
+                f"{arrays[name].dtype}"
+            )
     sizes = _sizes(arrays, known)
     count, last = len(sizes), np.cumsum(sizes)
 
@@ -54,6 +61,12 @@ def read_npz(path: Path) -> Iterator[tuple[int, ase.Atoms, dict[str, Any]]]:
         return flat
 
     numbers, positions = of_atoms("numbers"), of_atoms("positions", 3)
+    impossible = (numbers < 0) | (numbers >= len(chemical_symbols)) | (numbers % 1 != 0)
+    if impossible.any():
+        raise DataError(
+            f"{path}: {known['numbers']} should hold atomic numbers from 1 to 118, got "
+            f"{numbers[impossible][0]}"
+        )
     forces = of_atoms("forces", 3) if known["forces"] else None
     energies = arrays[known["energy"]].reshape(-1) if known["energy"] else None
     if energies is not None and len(energies) != count:
@@ -61,8 +74,18 @@ def read_npz(path: Path) -> Iterator[tuple[int, ase.Atoms, dict[str, Any]]]:
             f"{path}: {known['energy']} should hold one number for each of {count} structures, got "
             f"{len(energies)}"
         )
-    cells = arrays[known["cell"]].reshape(-1, 3, 3) if known["cell"] else None
+    cells = arrays[known["cell"]] if known["cell"] else None
+    if cells is not None and (cells.size not in (9, 9 * count) or cells.shape[-2:] != (3, 3)):
+        raise DataError(
+            f"{path}: {known['cell']} should have shape (3, 3) or ({count}, 3, 3), got "
+            f"{cells.shape}"
+        )
+    cells = None if cells is None else cells.reshape(-1, 3, 3)
     pbc = arrays[known["pbc"]] if known["pbc"] else np.full(3, cells is not None)
+    if pbc.shape not in ((), (1,), (3,), (count, 3)):
+        raise DataError(
+            f"{path}: {known['pbc']} should have shape (3,) or ({count}, 3), got {pbc.shape}"
+        )
     others = {name: array for name, array in arrays.items() if name not in known.values()}
     for index in range(count):
         mine = slice(last[index] - sizes[index], last[index])

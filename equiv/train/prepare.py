@@ -148,7 +148,13 @@ def read_splits(recipe: Recipe, console: RunConsole) -> tuple[Dataset, Dataset, 
 
 def graphs_of(dataset: Dataset, cutoff: float) -> list[AtomGraph]:
     """The graphs of all structures of a set, with their labels."""
-    return [AtomGraph.from_atoms(frame.atoms, cutoff, labels=frame) for frame in dataset]
+    graphs = []
+    for frame in dataset:
+        try:
+            graphs.append(AtomGraph.from_atoms(frame.atoms, cutoff, labels=frame))
+        except DataError as error:
+            raise DataError(f"{frame.where}: {error}") from error
+    return graphs
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import gzip
+import os
 
 import numpy as np
 import pytest
@@ -121,6 +122,32 @@ def test_an_npz_with_pickled_objects_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", z=[1], R=np.array([{"evil": 1}], dtype=object))
     with pytest.raises(DataError, match=r"a\.npz: structure 0 cannot be read as npz"):
         read_frames(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"z": ["H", "H"]}, "z should hold real numbers"),
+        ({"z": [1, 300]}, "z should hold atomic numbers from 1 to 118, got 300"),
+        ({"z": [1, 1.5]}, "z should hold atomic numbers from 1 to 118, got 1.5"),
+        ({"E": ["a", "b"]}, "E should hold real numbers"),
+        ({"E": np.ones(2) * 1j}, "E should hold real numbers"),
+        ({"cell": np.ones((5, 3))}, r"cell should have shape \(3, 3\) or \(2, 3, 3\)"),
+        ({"pbc": np.ones((2, 2))}, r"pbc should have shape \(3,\) or \(2, 3\)"),
+    ],
+)
+def test_an_npz_with_impossible_arrays_is_an_error_that_names_the_array(changed, message, tmp_path):
+    good = {"z": [1, 1], "R": np.arange(12.0).reshape(2, 2, 3), "E": [1.0, 2.0]}
+    np.savez(tmp_path / "a.npz", **{**good, **changed})
+    with pytest.raises(DataError, match=message):
+        read_frames(tmp_path / "a.npz")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.xyz")
+    with pytest.raises(DataError, match="this is a pipe"):
+        find_files(tmp_path / "a.xyz")
 
 
 def test_patterns_lists_and_folders_name_the_same_files(save, tmp_path):
