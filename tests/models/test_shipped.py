@@ -1,0 +1,59 @@
+"""The trained models in models/: they load, say what they are, and are as accurate as their cards claim."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+import equiv
+from equiv.data import read_frames
+from equiv.graph import AtomGraph
+from equiv.models.file import read_header, verify_model
+from equiv.train.metrics import evaluate_model
+
+MODELS = Path(__file__).parents[2] / "models"
+NAMES = sorted(path.parent.name for path in MODELS.glob("*/weights.safetensors"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_model_is_complete_and_small(name):
+    folder = MODELS / name
+    assert {"card.md", "metrics.json", "recipe.yaml", "weights.safetensors"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert (folder / "weights.safetensors").stat().st_size < 5_000_000
+    verify_model(folder / "weights.safetensors")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_in_the_file_agrees_with_recipe_and_metrics(name):
+    folder = MODELS / name
+    card = read_header(folder / "weights.safetensors").card
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert recipe["card"].items() <= card.items()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    written = {name: errors["forces"]["rmse"] for name, errors in metrics["splits"].items()}
+    stored = {name: errors["forces"]["rmse"] for name, errors in card["errors"].items()}
+    assert sorted(written.values()) == sorted(stored.values())
+
+
+def errors_of(name, file, every):
+    model = equiv.load_model(MODELS / name / "weights.safetensors")
+    frames = list(read_frames(file))[::every]
+    return evaluate_model(
+        model, [AtomGraph.from_atoms(f.atoms, model.cutoff, labels=f) for f in frames]
+    )
+
+
+def test_acetylacetone_is_as_accurate_as_its_card_says(shared_data):
+    metrics = errors_of("acac", shared_data / "acac" / "test_MD_300K.xyz", every=10)
+    assert metrics["energy"].rmse < 3e-3  # eV per molecule
+    assert metrics["forces"].rmse < 15e-3  # eV/Angstrom
+
+
+def test_silicon_is_as_accurate_as_its_card_says(shared_data):
+    metrics = errors_of("si_mlearn", shared_data / "mlearn" / "Si_test.xyz", every=2)
+    assert metrics["energy_per_atom"].mae < 4e-3
+    assert metrics["forces"].mae < 80e-3
+    assert metrics["stress"].mae < 2e-3  # eV/Angstrom^3
