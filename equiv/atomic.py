@@ -32,6 +32,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None or error.filename == str(temporary):
+            error.filename = str(path)  # a full disk does not say what was being written
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(folder)

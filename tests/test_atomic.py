@@ -1,5 +1,7 @@
 """Files are the old one or the whole new one."""
 
+import errno
+
 import pytest
 
 from equiv.atomic import replacing, write_bytes
@@ -41,3 +43,14 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         write_bytes(tmp_path / "nowhere" / "a", b"")
     with pytest.raises(EquivError, match="is a folder"):
         write_bytes(tmp_path, b"")
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    def fill():
+        with replacing(tmp_path / "a.bin"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        fill()
+    assert caught.value.filename == str(tmp_path / "a.bin")
+    assert list(tmp_path.iterdir()) == []

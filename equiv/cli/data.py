@@ -130,7 +130,9 @@ class _Survey:
             if self.reference is None:
                 self.reference = reference_energies(self.dataset)
         except DataError as error:
-            self.report += CheckReport([find("warning", "reference energies", str(error))])
+            self.report += CheckReport([find("error", "reference energies", str(error))])
+        if not self.is_test:
+            self.report += _too_few(self.dataset)
         self.overview = overview(self.dataset, self.reference, cutoff=cutoff)
 
     def show(self, console: "Console") -> None:
@@ -166,6 +168,21 @@ class _Survey:
             "overview": self.overview.to_dict() if self.overview else None,
             "findings": self.report.to_list(),
         }
+
+
+def _too_few(dataset: "Dataset") -> "CheckReport":
+    """Whether there is anything to train on, and anything to hold out."""
+    from equiv.data import CheckReport
+    from equiv.data.report import find
+
+    different = {frame.structure_digest() for frame in dataset.without_isolated()}
+    if not different:
+        text = "no structure but isolated atoms: there is nothing to train on"
+        return CheckReport([find("error", "nothing to train on", text)])
+    if len(different) == 1:
+        text = "only one distinct structure: none can be held out, so give validation files"
+        return CheckReport([find("warning", "nothing to hold out", text)])
+    return CheckReport([])
 
 
 def _every_broken_file(files: list[str], options: dict[str, Any]) -> list[str]:

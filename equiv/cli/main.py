@@ -6,6 +6,8 @@ package, 75 interrupted with everything saved (training), 130 interrupted with C
 
 import argparse
 import difflib
+import errno
+import io
 import os
 import signal
 import sys
@@ -29,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 DEFECT = 70  # EX_SOFTWARE of sysexits.h
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 EXAMPLES = """\
 examples:
@@ -65,6 +68,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one `equiv` command and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _print_what_the_terminal_can()
     show = "--traceback" in words or os.environ.get("EQUIV_TRACEBACK", "") not in ("", "0")
     try:
         return _dispatch(words)
@@ -78,11 +82,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if error.filename is None:
-            return _defect(error, show)
-        return _fail(f"error: {error.filename}: {(error.strerror or str(error)).lower()}", 2, show)
+        reason = (error.strerror or str(error)).lower()
+        if error.filename is not None:
+            return _fail(f"error: {error.filename}: {reason}", 2, show)
+        if error.errno in FULL:
+            return _fail(f"error: {reason}; make room and run the same command again", 2, show)
+        return _defect(error, show)
     except Exception as error:
         return _defect(error, show)
+
+
+def _print_what_the_terminal_can() -> None:
+    """Let a terminal or file that knows no `Å` get a `?` instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _dispatch(words: list[str]) -> int:

@@ -210,7 +210,8 @@ def _check_finite(results: dict[str, Any], atoms: Atoms) -> None:
     for name, value in results.items():
         if not np.isfinite(value).all():
             raise EquivError(
-                f"the model gives a {name} that is not finite for {atoms.get_chemical_formula()}; "
+                f"the model gives values of {name} that are not finite for "
+                f"{atoms.get_chemical_formula()}; "
                 "atoms may lie on top of each other"
             )
 

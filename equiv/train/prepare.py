@@ -100,6 +100,8 @@ def prepare(recipe: Recipe, console: RunConsole) -> Prepared:
     reference = reference_energies(train, recipe.data.reference_energies)
     console.fact("E0", str(reference))
     train, valid = train.without_isolated(), valid.without_isolated()
+    if not len(train):
+        raise DataError("no structure but isolated atoms: there is nothing to train on")
     how = ""
     if recipe.data.valid is None:
         fraction, key = recipe.data.valid_fraction, recipe.data.group_key
@@ -107,8 +109,6 @@ def prepare(recipe: Recipe, console: RunConsole) -> Prepared:
         how = f" ({fraction:.0%} held out by content hash, seed {recipe.train.seed})"
     others = "".join(f" / {len(dataset)} {name}" for name, dataset in tests.items())
     console.fact("split", f"{len(train)} train / {len(valid)} valid{how}{others}")
-    if not len(train):
-        raise DataError("no structure but isolated atoms: there is nothing to train on")
     _require_known_elements(train, {"valid": valid, **tests})
     _report(check_leakage(train, {"valid": valid, **tests}), console)
     splits = [

@@ -141,3 +141,23 @@ def test_crystals_show_stress_and_pressure_in_gpa(shared_data, capsys, monkeypat
     assert "pressure" in out
     assert "GPa" in out
     assert "periodic crystal" in out
+
+
+def test_what_training_would_refuse_is_not_called_ready(here, capsys):
+    free = [Atoms("H"), Atoms("O")]
+    for atoms in free:
+        atoms.info["energy"] = -1.0
+    write("free.xyz", free)
+    assert main(["data", "check", "free.xyz"]) == 2
+    assert "no structure but isolated atoms" in capsys.readouterr().out
+    write("one.xyz", molecules(1))
+    assert main(["data", "check", "one.xyz"]) == 0
+    out = capsys.readouterr().out
+    assert "only one distinct structure" in out
+    assert "ready to train" not in out
+    forces = molecules()
+    for atoms in forces:
+        del atoms.info["REF_energy"]
+    write("forces.xyz", forces)
+    assert main(["data", "check", "forces.xyz"]) == 2
+    assert "cannot be fitted without energies" in capsys.readouterr().out

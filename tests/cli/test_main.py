@@ -1,5 +1,7 @@
 """The dispatcher: fast, and clear about everything that goes wrong."""
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -166,3 +168,26 @@ def test_the_module_can_be_run():
     )
     assert result.stdout == f"equiv {package.__version__}\n"
     assert main(["--version"]) == 0
+
+
+def test_a_full_disk_is_no_defect(failing, refused):
+    failing(OSError(errno.ENOSPC, "No space left on device"))
+    assert refused("fail").startswith("error: no space left on device; make room")
+
+
+def test_a_terminal_without_the_letters_does_not_end_the_run(tmp_path):
+    code = (
+        "import sys, types\n"
+        "from equiv.cli.main import VERBS, main\n"
+        "verb = types.ModuleType('verb')\n"
+        "verb.add_arguments = lambda parser: None\n"
+        "verb.run = lambda args: print('10 meV/\\u00c5')\n"
+        "sys.modules['verb'] = verb\n"
+        "VERBS['verb'] = ('verb', '')\n"
+        "sys.exit(main(['verb']))\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "10 meV/?\n", "")
