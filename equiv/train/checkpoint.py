@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from equiv import __version__
-from equiv.atomic import write_bytes
+from equiv.atomic import replacing
 from equiv.errors import EquivError
 
 NAME = "checkpoint.safetensors"
@@ -56,7 +56,11 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint and keep the one before it; at no moment is there none."""
+    """Write a checkpoint and keep the one before it.
+
+    The new file is whole on the disk before the old one changes its name, and the two generations
+    never share their bytes: whenever the run is killed, a whole checkpoint is left.
+    """
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()
     }
@@ -69,9 +73,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     metadata["sha256"] = _digest(tensors, metadata["state"])
     content = safetensors.torch.save(tensors, metadata)
     newest, previous = folder / NAME, folder / PREVIOUS
-    if newest.exists():
-        _copy_name(newest, previous)
-    write_bytes(newest, content)
+    with replacing(newest) as temporary:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if newest.exists():
+            os.replace(newest, previous)
 
 
 def load_checkpoint(folder: Path, complain: Callable[[str], None]) -> Checkpoint | None:
@@ -84,6 +92,8 @@ def load_checkpoint(folder: Path, complain: Callable[[str], None]) -> Checkpoint
     Raises:
         CheckpointError: there are checkpoints, but none can be read.
     """
+    for unfinished in folder.glob(f".*.{NAME}"):  # left by a run that was killed while writing
+        unfinished.unlink()
     problems: list[str] = []
     for name in (NAME, PREVIOUS):
         path = folder / name
@@ -179,14 +189,3 @@ def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _copy_name(newest: Path, previous: Path) -> None:
-    """Let the newest file also be the previous generation; at no moment is there neither."""
-    link = previous.with_name("." + previous.name)
-    link.unlink(missing_ok=True)
-    try:
-        os.link(newest, link)
-        os.replace(link, previous)
-    except OSError:  # a file system without hard links
-        os.replace(newest, previous)

@@ -211,8 +211,9 @@ class Trainer:
     def _step(self, indices: list[int], num_batches: int) -> None:
         position = self.position
         progress = self._progress(num_batches)
+        position.learning_rate = self.schedule.learning_rate(position.step, progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.learning_rate(position.step, progress)
+            group["lr"] = position.learning_rate
         batch = self._batch(indices)
         self.optimizer.zero_grad(set_to_none=True)
         loss, prediction = self._loss(batch, self._weights(progress))
@@ -295,7 +296,7 @@ class Trainer:
             "epoch": position.epoch,
             "step": position.step,
             "time_s": position.elapsed,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": position.learning_rate,
             "energy_weight": self.schedule.energy_weight(self._progress(num_batches)),
             "loss": position.loss / done,
             "score": score,

@@ -53,6 +53,7 @@ class Position:
         epoch: the present epoch, from 0.
         cursor: batches of it that are done.
         step: optimizer steps done since the beginning.
+        learning_rate: of the last step.
         elapsed: seconds of training, all resumed pieces together.
         best_score: the best validation score.
         best_epoch: the epoch that reached it.
@@ -66,6 +67,7 @@ class Position:
     epoch: int = 0
     cursor: int = 0
     step: int = 0
+    learning_rate: float = 0.0
     elapsed: float = 0.0
     best_score: float = math.inf
     best_epoch: int = -1

@@ -128,3 +128,13 @@ def test_a_run_leaves_the_callers_random_states_and_settings_alone():
     assert not torch.are_deterministic_algorithms_enabled()
     after = random_tensors()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_generations_never_share_their_bytes_and_debris_is_removed(tmp_path):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, checkpoint(step))
+        inodes = [path.stat().st_ino for path in tmp_path.iterdir()]
+        assert len(set(inodes)) == len(inodes) == step
+    (tmp_path / f".0badcafe.{NAME}").write_bytes(b"half a checkpoint")
+    assert load_checkpoint(tmp_path, refuse) is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [PREVIOUS, NAME]

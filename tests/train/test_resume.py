@@ -122,6 +122,8 @@ def test_a_second_ctrl_c_exits_at_once(recipes, tmp_path):
     code = (
         "import os, signal, sys, time\n"
         "from equiv.train.interrupt import Interruption\n"
+        # A shell that starts tests in the background ignores SIGINT, and children inherit that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "stop = Interruption()\n"
         "with stop.watched():\n"
         "    os.kill(os.getpid(), signal.SIGINT); time.sleep(0.05)\n"

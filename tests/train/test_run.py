@@ -66,7 +66,6 @@ def test_a_run_leaves_all_its_files(finished):
         "log.csv",
         "log.jsonl",
         "checkpoint.safetensors",
-        "checkpoint.previous.safetensors",
         "model.safetensors",
         "metrics.json",
         "parity.png",
