@@ -10,12 +10,18 @@ from equiv.errors import EquivError
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(
+    path: str | os.PathLike[str], *, keep: str | os.PathLike[str] | None = None
+) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` when the block ends without error.
 
     The new content is flushed to the disk before the name moves, so a crash or a full disk leaves
     the old file whole. The temporary keeps the suffixes of `path`, because writers choose formats
     by them.
+
+    Args:
+        path: the file to write.
+        keep: a name for the old file, which is otherwise lost.
 
     Raises:
         EquivError: if the folder does not exist or `path` is a folder.
@@ -31,6 +37,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
     except OSError as error:
         if error.filename is None or error.filename == str(temporary):
@@ -41,9 +49,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     _sync_folder(folder)
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write `content` to `path` so that `path` never holds a part of it."""
-    with replacing(path) as temporary:
+def write_bytes(
+    path: str | os.PathLike[str], content: bytes, *, keep: str | os.PathLike[str] | None = None
+) -> None:
+    """Write `content` to `path` so that `path` never holds a part of it; `keep` as in `replacing`."""
+    with replacing(path, keep=keep) as temporary:
         temporary.write_bytes(content)
 
 

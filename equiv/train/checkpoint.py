@@ -8,7 +8,6 @@ disk, and the old one is kept as the previous generation.
 
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from equiv import __version__
-from equiv.atomic import replacing
+from equiv.atomic import write_bytes
 from equiv.errors import EquivError
 
 NAME = "checkpoint.safetensors"
@@ -72,14 +71,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     }
     metadata["sha256"] = _digest(tensors, metadata["state"])
     content = safetensors.torch.save(tensors, metadata)
-    newest, previous = folder / NAME, folder / PREVIOUS
-    with replacing(newest) as temporary:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if newest.exists():
-            os.replace(newest, previous)
+    write_bytes(folder / NAME, content, keep=folder / PREVIOUS)
 
 
 def load_checkpoint(folder: Path, complain: Callable[[str], None]) -> Checkpoint | None:

@@ -15,7 +15,7 @@ import yaml
 
 from equiv.errors import RecipeError
 from equiv.train import run
-from equiv.train.checkpoint import NAME, PREVIOUS, read_checkpoint
+from equiv.train.checkpoint import NAME, PREVIOUS, CheckpointError, read_checkpoint
 
 COMMAND = [
     sys.executable,
@@ -57,10 +57,11 @@ def wait_for_step(folder, step, process, seconds=120):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         assert process.poll() is None, process.stdout.read()
-        if (folder / NAME).exists() and read_checkpoint(folder / NAME).state["position"][
-            "step"
-        ] >= step:
-            return
+        try:
+            if read_checkpoint(folder / NAME).state["position"]["step"] >= step:
+                return
+        except CheckpointError:  # not written yet, or changing names this very moment
+            pass
         time.sleep(0.02)
     raise AssertionError("the run never came so far")
 
