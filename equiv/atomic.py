@@ -52,7 +52,7 @@ def replacing(
 def write_bytes(
     path: str | os.PathLike[str], content: bytes, *, keep: str | os.PathLike[str] | None = None
 ) -> None:
-    """Write `content` to `path` so that `path` never holds a part of it; `keep` as in `replacing`."""
+    """Write `content` to `path`, which never holds a part of it; `keep` as in `replacing`."""
     with replacing(path, keep=keep) as temporary:
         temporary.write_bytes(content)
 

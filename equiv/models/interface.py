@@ -40,6 +40,18 @@ class Prediction:
     atomic_virials: Float[Tensor, "atoms 3 3"] | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
 
+    def detached(self) -> "Prediction":
+        """The same numbers, cut off from the computation that made them."""
+        return Prediction(
+            self.energy.detach(),
+            self.energies.detach(),
+            *(
+                None if x is None else x.detach()
+                for x in (self.forces, self.stress, self.virials, self.atomic_virials)
+            ),
+            extras={name: value.detach() for name, value in self.extras.items()},
+        )
+
 
 class Model(nn.Module, ABC):
     r"""An interatomic potential: energies of atoms and all that follows by differentiation.
@@ -157,12 +169,7 @@ class Model(nn.Module, ABC):
                         0, batch.receivers, share
                     )
         if derivatives and not differentiable:
-            return Prediction(
-                **{
-                    k: v.detach() if isinstance(v, Tensor) else v
-                    for k, v in vars(prediction).items()
-                }
-            )
+            return prediction.detached()
         return prediction
 
     def species(self, atomic_numbers: Int[Tensor, " atoms"]) -> Int[Tensor, " atoms"]:
