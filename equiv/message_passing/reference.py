@@ -35,8 +35,8 @@ def convolution_reference(
         paths: degrees :math:`(l_1, l_2, l_3)`, in order of :math:`l_3`.
 
     Returns:
-        Messages of degree 0, 1, ...; the channels of a degree are those of its paths in order. Memory and time are
-        :math:`(2 l_3 + 1)` numbers per edge, path and channel: for checks, not for work.
+        Messages of degree 0, 1, ...; the channels of a degree are those of its paths in order.
+        Memory: :math:`2 l_3 + 1` numbers per edge, path and channel; for checks, not for work.
     """
     channels = features.shape[-1]
     messages: list[list[Tensor]] = [[] for _ in range(max(l3 for _, _, l3 in paths) + 1)]
