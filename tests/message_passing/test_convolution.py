@@ -14,7 +14,9 @@ def random_graph(generator, atoms=6, edges=23):
     return senders, receivers, vectors
 
 
-@pytest.mark.parametrize(("degree_in", "edge_degree", "degree_out"), [(0, 3, 3), (1, 3, 3), (2, 2, 1)])
+@pytest.mark.parametrize(
+    ("degree_in", "edge_degree", "degree_out"), [(0, 3, 3), (1, 3, 3), (2, 2, 1)]
+)
 def test_blocks_give_the_messages_of_the_definition(degree_in, edge_degree, degree_out):
     generator = torch.Generator().manual_seed(0)
     senders, receivers, vectors = random_graph(generator)

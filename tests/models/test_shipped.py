@@ -1,4 +1,4 @@
-"""The trained models in models/: they load, say what they are, and are as accurate as their cards claim."""
+"""The trained models in models/: they load, and are as accurate as their cards claim."""
 
 import json
 from pathlib import Path

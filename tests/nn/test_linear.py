@@ -40,4 +40,8 @@ def test_atoms_meet_the_matrix_of_their_element():
 
 
 def test_no_atoms_give_no_features():
-    assert ElementLinear(2, 5, degree=1, num_elements=2)(torch.zeros(0, 4, 2), [0, 0]).shape == (0, 4, 5)
+    assert ElementLinear(2, 5, degree=1, num_elements=2)(torch.zeros(0, 4, 2), [0, 0]).shape == (
+        0,
+        4,
+        5,
+    )

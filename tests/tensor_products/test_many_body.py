@@ -17,9 +17,7 @@ def test_horner_gives_the_polynomial_of_the_definition(correlation):
 
     expected = torch.cat(
         [
-            many_body_reference(
-                x, species, list(p.weights), degree_in=degree_in, degree_out=degree
-            )
+            many_body_reference(x, species, list(p.weights), degree_in=degree_in, degree_out=degree)
             for degree, p in enumerate(product.polynomials)
         ],
         dim=1,
