@@ -13,7 +13,7 @@ PAGE = Path(__file__).parent / "recipe.md"
 INTRODUCTION = """\
 # Recipe reference
 
-<!-- Written by docs/make_recipe_reference.py from equiv/train/recipe.py; edit those, not this page. -->
+<!-- Written by docs/make_recipe_reference.py from equiv/train/recipe.py: edit those, not this. -->
 
 A recipe is a YAML file that says everything about a training run. Only `data.train` has no default:
 
@@ -51,7 +51,12 @@ def described(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     if kind == "object":
         values = schema.get("additionalProperties")
         return f"table (name: {described(values, definitions)})" if values else "table"
-    words = {"string": "text", "boolean": "true or false", "integer": "whole number", "null": "null"}
+    words = {
+        "string": "text",
+        "boolean": "true or false",
+        "integer": "whole number",
+        "null": "null",
+    }
     limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {plain(schema[key])}" for key, sign in limits.items() if key in schema]
     return " ".join([words.get(kind, kind), ", ".join(bounds)]).strip()

@@ -289,7 +289,10 @@ class Recipe(Section):
 
     def path(self, text: str) -> Path:
         """A path of the recipe, seen from the working directory."""
-        return self._folder / Path(text).expanduser()
+        path = self._folder / Path(text).expanduser()
+        short = Path(os.path.normpath(path))
+        # A step up from a symbolic link leads elsewhere than its spelling suggests.
+        return short if short.resolve() == path.resolve() else path
 
     @property
     def run_folder(self) -> Path:
