@@ -106,7 +106,12 @@ class Outcome:
         prepared = self.prepared
         card = {
             **self.recipe.card,
-            "recipe": self.recipe.to_dict(),
+            # Where the run was kept is nobody's business; the facts for the card stand beside it.
+            "recipe": {
+                key: value
+                for key, value in self.recipe.to_dict().items()
+                if key not in ("output", "card")
+            },
             "data": {
                 "structures": {split.name: len(split.dataset) for split in prepared.splits},
                 "fingerprint": prepared.fingerprint,
