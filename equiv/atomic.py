@@ -41,7 +41,8 @@ def replacing(
             os.replace(path, keep)
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None or error.filename == str(temporary):
+        nameless = error.filename is None or error.filename == str(temporary)
+        if nameless and error.errno is not None:
             error.filename = str(path)  # a full disk does not say what was being written
         raise
     finally:
