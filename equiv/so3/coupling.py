@@ -76,11 +76,13 @@ def _clebsch_gordan(l1: int, l2: int, l3: int) -> np.ndarray:
     out = np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1))
     for m1 in range(-l1, l1 + 1):
         for m2 in range(max(-l2, -l3 - m1), min(l2, l3 - m1) + 1):
-            out[l1 + m1, l2 + m2, l3 + m1 + m2] = _racah(l1, m1, l2, m2, l3, m1 + m2)
+            out[l1 + m1, l2 + m2, l3 + m1 + m2] = clebsch_gordan_coefficient(
+                l1, m1, l2, m2, l3, m1 + m2
+            )
     return out
 
 
-def _racah(l1: int, m1: int, l2: int, m2: int, l3: int, m3: int) -> float:
+def clebsch_gordan_coefficient(l1: int, m1: int, l2: int, m2: int, l3: int, m3: int) -> float:
     """One Clebsch-Gordan coefficient by Racah's sum; the only rounding is the final square root."""
     f = math.factorial
     first = max(0, l2 - l3 - m1, l1 - l3 + m2)
