@@ -17,6 +17,8 @@ HARTREE = 27.211386245981
 """One Hartree in eV."""
 BOHR = 0.529177210544
 """One Bohr radius in Angstrom."""
+COULOMB = HARTREE * BOHR
+"""e^2/(4 pi epsilon_0) in eV Angstrom: the energy of two unit charges one Angstrom apart."""
 _CHARGE = 1.602176634e-19
 _AVOGADRO = 6.02214076e23
 KCAL_PER_MOL = 4184.0 / (_AVOGADRO * _CHARGE)
