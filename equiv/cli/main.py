@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("equiv.cli.predict", "write energies, forces and stresses of a model to a file"),
     "relax": ("equiv.cli.relax", "relax a structure, with or without its cell"),
     "md": ("equiv.cli.md", "run molecular dynamics: NVE, Langevin or NPT"),
+    "convert": ("equiv.cli.convert", "turn a mace-torch model into a model file of equiv"),
     "info": ("equiv.cli.info", "show what a model file holds, and verify it"),
     "data": ("equiv.cli.data", "check data files before training on them"),
     "doctor": ("equiv.cli.doctor", "show versions, devices and extras, to paste into a report"),

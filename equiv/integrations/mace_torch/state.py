@@ -30,7 +30,6 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "readout_cls": ("NonLinearReadoutBlock",),
     "pair_repulsion": (False,),
     "apply_cutoff": (True,),
-    "edge_irreps": (None,),
     "use_edge_irreps_first": (False, None),
     "use_so3": (False,),
     "use_agnostic_product": (False,),
@@ -63,10 +62,14 @@ _REDUNDANT = (
     "cueq_config",
     "oeq_config",
     "lammps_mliap",
+    "activation_gains",
+    "edge_irreps",
 )
 
 
-def mace_from_state_dict(state: Mapping[str, Tensor], configuration: Mapping[str, Any]) -> MACE:
+def mace_from_state_dict(
+    state: Mapping[str, Tensor], configuration: Mapping[str, Any], *, head: str | None = None
+) -> MACE:
     r"""Rebuild a mace-torch ``ScaleShiftMACE`` as :class:`equiv.models.MACE`, equal to rounding.
 
     .. math::

@@ -1,0 +1,74 @@
+"""From a `.model` file of mace-torch to a model of ours, with its card."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from equiv.errors import EquivError
+from equiv.integrations.mace_torch.reading import read_mace_torch
+from equiv.integrations.mace_torch.state import mace_from_state_dict
+from equiv.models import Model
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass
+class Conversion:
+    """What came of a conversion.
+
+    Attributes:
+        model: with the weights of the file and the dtype they had; its card says where it is from.
+        configuration: what mace-torch's constructor was given.
+    """
+
+    model: Model
+    configuration: dict[str, Any]
+
+
+def convert_mace_torch(path: PathLike, *, head: str | None = None) -> Conversion:
+    """Turn a ``.model`` file of mace-torch into a model of ours, equal to rounding.
+
+    The file is a pickle. It is read as data; nothing in it is run, and neither mace-torch nor e3nn
+    is needed.
+
+    Args:
+        path: what `mace_run_train` wrote: ``NAME.model`` or ``NAME_stagetwo.model``.
+        head: which head to keep of a model that has several.
+
+    Raises:
+        EquivError: the file is refused, damaged, or holds a model with parts that have no
+            counterpart here; the message names them.
+    """
+    torch_mace = read_mace_torch(path)
+    try:
+        model = mace_from_state_dict(torch_mace.state, torch_mace.configuration, head=head)
+    except EquivError as error:
+        raise EquivError(f"{os.fspath(path)}: {error}") from error.__cause__
+    model.card = _card(Path(path), torch_mace.configuration, head)
+    return Conversion(model, torch_mace.configuration)
+
+
+def _card(path: Path, configuration: dict[str, Any], head: str | None) -> dict[str, Any]:
+    heads = configuration["heads"]
+    return {
+        "converted_from": {
+            "program": "mace-torch",
+            "file": path.name,
+            "sha256": _sha256(path),
+            "head": head if head is not None else heads[0],
+            "heads": heads,
+            "configuration": {
+                key: value
+                for key, value in configuration.items()
+                if key not in ("atomic_numbers", "activation_gains", "heads") and value is not None
+            },
+        },
+        "note": "level of theory, data and errors are not written in mace-torch files",
+    }
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
