@@ -3,10 +3,11 @@
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from equiv.constants import ExactConstants
+from equiv.graph.blocks import NeighborBlocks
 from equiv.nn.linear import degree_sizes
 from equiv.so3 import wigner_3j
 
@@ -67,32 +68,28 @@ class ClebschGordanConvolution(ExactConstants):
 
     def forward(
         self,
-        features: Float[Tensor, "atoms lm_in channels"],
-        harmonics: Float[Tensor, "atoms width lm_edge"],
-        weights: Float[Tensor, "atoms width paths_channels"],
-        senders: Int[Tensor, "atoms width"],
-    ) -> list[Float[Tensor, "atoms m paths_channels"]]:
+        features: Float[Tensor, "rows lm_in channels"],
+        harmonics: Float[Tensor, "blocks width lm_edge"],
+        weights: Float[Tensor, "blocks width paths_channels"],
+        neighbors: NeighborBlocks,
+    ) -> list[Float[Tensor, "rows m paths_channels"]]:
         """Messages of every degree, from neighbour blocks whose padding has zero ``weights``."""
-        atoms, width = senders.shape
+        blocks, width = weights.shape[:2]
         # Splitting instead of slicing: the gradient of a split is one concatenation, that of
         # slices is a sum of mostly zero arrays.
         edge = harmonics.split(degree_sizes(self.edge_degree), dim=-1)
-        sent = (
-            features[senders.flatten()]
-            .unflatten(0, (atoms, width))
-            .split(degree_sizes(self.degree_in), dim=-2)
-        )
+        sent = neighbors.gather(features).split(degree_sizes(self.degree_in), dim=-2)
         radial = weights.unflatten(-1, (len(self.paths), 1, self.channels)).unbind(2)
         messages: list[list[Tensor]] = [[] for _ in range(self.degree_out + 1)]
         for (l1, l2, l3), r in zip(self.paths, radial, strict=True):
             y = edge[l2]
             if l1:
                 y = (y @ getattr(self, f"coupling_{l1}{l2}{l3}")).reshape(
-                    atoms, width * (2 * l1 + 1), 2 * l3 + 1
+                    blocks, width * (2 * l1 + 1), 2 * l3 + 1
                 )
             x = (sent[l1] * r).flatten(1, 2)
             messages[l3].append(y.transpose(1, 2) @ x)
-        return [torch.cat(parts, dim=-1) for parts in messages]
+        return [neighbors.total(torch.cat(parts, dim=-1)) for parts in messages]
 
     def extra_repr(self) -> str:
         return (

@@ -6,25 +6,27 @@ from typing import Any, ClassVar
 import torch
 from ase.data import atomic_numbers as NUMBER_OF
 from ase.data import chemical_symbols
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiv.choices import choose
 from equiv.errors import EquivError
-from equiv.graph.blocks import neighbor_blocks
+from equiv.graph.blocks import NeighborBlocks
+from equiv.graph.layout import Layout
 from equiv.message_passing.convolution import CONVOLUTIONS
-from equiv.models.interface import Model
+from equiv.models.block_model import BlockModel
 from equiv.nn.cutoff import PolynomialCutoff
 from equiv.nn.linear import ElementLinear, SphericalLinear
 from equiv.nn.mlp import RadialMLP
 from equiv.nn.radial import RADIAL_BASES
 from equiv.nn.readout import LinearReadout, NonlinearReadout
+from equiv.nn.reference_energies import ReferenceEnergies
 from equiv.nn.zbl import ZBL
 from equiv.so3 import num_symmetric_couplings, spherical_harmonics
 from equiv.tensor_products.many_body import MANY_BODY_PRODUCTS
 
 
-class MACE(Model):
+class MACE(BlockModel):
     r"""Many-body message passing with spherical tensors.
 
     .. math::
@@ -162,7 +164,10 @@ class MACE(Model):
                 if last and layers > 1
                 else LinearReadout(channels)
             )
+        self.reference = ReferenceEnergies([reference_energies[s] for s in symbols])
         self.zbl = ZBL() if zbl else None
+        self.register_buffer("atomic_numbers", torch.tensor(numbers), persistent=False)
+        self.atomic_numbers: Tensor
 
     @classmethod
     def construction_size(cls, recipe: dict[str, Any]) -> int:
@@ -177,45 +182,31 @@ class MACE(Model):
             for order in range(1, correlation + 1)
         )
 
-    def atomic_energies(
-        self, batch: Any, vectors: Float[Tensor, "edges 3"], species: Int[Tensor, " atoms"]
-    ) -> Float[Tensor, " atoms"]:
-        """Energies of the atoms in eV and float64, reference energies included."""
-        num_atoms, num_elements = species.shape[0], len(self.elements)
-        # Atoms are put in the order of their elements, so that what belongs to an element is a
-        # slice.
-        order = torch.argsort(species, stable=True)
-        rank = torch.empty_like(order).scatter_(
-            0, order, torch.arange(num_atoms, device=order.device)
-        )
-        counts = torch.bincount(species, minlength=num_elements).tolist()
+    def row_energies(
+        self, vectors: Float[Tensor, "blocks width 3"], layout: Layout
+    ) -> Float[Tensor, " rows"]:
+        """Energies of the rows' atoms in eV and float64, reference energies included."""
+        neighbors, counts = layout.neighbors, layout.counts
+        edges = vectors.to(self.dtype)
+        distances = torch.linalg.vector_norm(edges, dim=-1)
+        harmonics = spherical_harmonics(self.edge_degree, edges)
+        radial = self.radial_basis(distances)
 
-        blocks = neighbor_blocks(batch.receivers, num_atoms)
-        edge = blocks.edge[order]
-        # Padding points at an edge beyond the cutoff, where every radial function is zero.
-        beyond = vectors.new_tensor([[0.0, 0.0, 2.0 * self.cutoff]])
-        block_vectors = torch.cat([vectors, beyond])[edge]
-        senders = torch.cat([rank[batch.senders], rank.new_zeros(1)])[edge]
-
-        block_vectors = block_vectors.to(self.dtype)
-        harmonics = spherical_harmonics(self.edge_degree, block_vectors)
-        radial = self.radial_basis(torch.linalg.vector_norm(block_vectors, dim=-1))
-
-        features = (self.embedding[species[order]] / num_elements**0.5).unsqueeze(1)
-        readout = features.new_zeros(num_atoms)
+        elements = zip(self.embedding / len(counts) ** 0.5, counts, strict=True)
+        features = torch.cat([e.expand(rows, 1, -1) for e, rows in elements])
+        readout = features.new_zeros(features.shape[0])
         for layer, read in zip(self.layers, self.readouts, strict=True):
-            features = layer(features, harmonics, radial, senders, counts)
+            features = layer(features, harmonics, radial, neighbors, counts)
             readout = readout + read(features[:, 0])
 
-        energies = (self.scale * readout.double() + self.shift)[rank]
-        reference = energies.new_tensor(list(self.recipe["reference_energies"].values()))
-        energies = energies + reference[species]
+        energies = self.reference(layout.species) + self.scale * readout.double() + self.shift
         if self.zbl is not None:
-            distances = torch.linalg.vector_norm(vectors, dim=-1).to(self.dtype)
-            energies = (
-                energies
-                + self.zbl(distances, batch.atomic_numbers, batch.senders, batch.receivers).double()
+            numbers = self.atomic_numbers[layout.species]
+            repulsion = self.zbl.pairs(
+                distances, neighbors.spread(numbers).unsqueeze(1), numbers[neighbors.senders]
             )
+            repulsion = torch.where(neighbors.mask, repulsion, 0.0).sum(1)
+            energies = energies + 0.5 * neighbors.total(repulsion).double()
         return energies
 
 
@@ -266,15 +257,15 @@ class MACELayer(nn.Module):
 
     def forward(
         self,
-        features: Float[Tensor, "atoms lm_in channels"],
-        harmonics: Float[Tensor, "atoms width lm_edge"],
-        radial: Float[Tensor, "atoms width num_radial"],
-        senders: Int[Tensor, "atoms width"],
+        features: Float[Tensor, "rows lm_in channels"],
+        harmonics: Float[Tensor, "blocks width lm_edge"],
+        radial: Float[Tensor, "blocks width num_radial"],
+        neighbors: NeighborBlocks,
         counts: Sequence[int],
-    ) -> Float[Tensor, "atoms lm_out channels"]:
+    ) -> Float[Tensor, "rows lm_out channels"]:
         """New features of atoms sorted by element, ``counts`` atoms of each."""
         messages = self.convolution(
-            self.linear_up(features), harmonics, self.radial_mlp(radial), senders
+            self.linear_up(features), harmonics, self.radial_mlp(radial), neighbors
         )
         density = self.linear(messages) / self.mean_neighbors
         if not self.residual:

@@ -49,10 +49,18 @@ class ZBL(ExactConstants):
         receivers: Int[Tensor, " edges"],
     ) -> Float[Tensor, " atoms"]:
         """Repulsion energy of every atom in eV, from distances in Angstrom."""
-        z_i, z_j = atomic_numbers[receivers], atomic_numbers[senders]
+        pair = self.pairs(distances, atomic_numbers[receivers], atomic_numbers[senders])
+        return distances.new_zeros(atomic_numbers.shape[0]).index_add(0, receivers, 0.5 * pair)
+
+    def pairs(
+        self,
+        distances: Float[Tensor, "*edges"],
+        z_i: Int[Tensor, "*#edges"],
+        z_j: Int[Tensor, "*#edges"],
+    ) -> Float[Tensor, "*edges"]:
+        """Repulsion energy of pairs in eV, from their distances and atomic numbers."""
         reach = self.radii[z_i] + self.radii[z_j]
         z_i, z_j = z_i.to(distances.dtype), z_j.to(distances.dtype)
         x = distances * (z_i**0.23 + z_j**0.23) / SCREENING_LENGTH
         phi = (self.weights * torch.exp(-x.unsqueeze(-1) * self.exponents)).sum(-1)
-        pair = COULOMB * z_i * z_j / distances * phi * self.envelope(distances / reach)
-        return distances.new_zeros(atomic_numbers.shape[0]).index_add(0, receivers, 0.5 * pair)
+        return COULOMB * z_i * z_j / distances * phi * self.envelope(distances / reach)

@@ -12,6 +12,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from equiv.graph.blocks import NeighborBlocks
 from equiv.message_passing.convolution import ClebschGordanConvolution
 from equiv.models import MACE, Model, build_model
 from equiv.models.mace import MACELayer
@@ -20,6 +21,7 @@ from equiv.nn.linear import ElementLinear, SphericalLinear
 from equiv.nn.mlp import RadialMLP
 from equiv.nn.radial import BesselBasis, ChebyshevBasis
 from equiv.nn.readout import LinearReadout, NonlinearReadout
+from equiv.nn.reference_energies import ReferenceEnergies
 from equiv.nn.zbl import ZBL
 from equiv.so3 import spherical_harmonics
 from equiv.tensor_products import (
@@ -33,6 +35,7 @@ from equiv.testing import Spherical
 
 ATOMS, WIDTH, CHANNELS = 7, 4, 3
 SENDERS = torch.randint(ATOMS, (ATOMS, WIDTH), generator=torch.Generator().manual_seed(5))
+NEIGHBORS = NeighborBlocks(SENDERS, torch.ones_like(SENDERS, dtype=torch.bool))
 COUNTS = [3, 0, 4]  # atoms of each element, one of them absent
 
 
@@ -145,7 +148,7 @@ def convolution(l_in: int, l_edge: int, l_out: int) -> Layer:
         convolution_inputs(l_in, l_edge, build().weight_numel),
         [Spherical(l_in), harmonics(l_edge), None],
         [f"1x{l}{'eo'[l % 2]}" for l in range(l_out + 1)],
-        call=lambda layer, x, y, w: per_degree(layer(x, y, w, SENDERS)),
+        call=lambda layer, x, y, w: per_degree(layer(x, y, w, NEIGHBORS)),
     )
 
 
@@ -208,7 +211,7 @@ def mace_layer(*, residual: bool, degree_out: int) -> Layer:
         convolution_inputs(l_in, 2, 5),
         [Spherical(l_in), harmonics(2), None],
         Spherical(degree_out),
-        call=lambda layer, x, y, r: layer(x, y, r, SENDERS, COUNTS),
+        call=lambda layer, x, y, r: layer(x, y, r, NEIGHBORS, COUNTS),
     )
 
 
@@ -341,6 +344,15 @@ LAYERS = [
         Spherical(1),
         call=lambda layer, x, y: layer.forward_spherical(x, y),
         groups=[6],
+    ),
+    Layer(
+        "ReferenceEnergies",
+        ReferenceEnergies,
+        lambda: ReferenceEnergies([-13.6, -1029.3, -2041.7]),
+        normal(4),
+        [None],
+        None,
+        call=lambda layer, x: x + layer(torch.tensor([0, 2, 1, 0])).to(x),
     ),
     Layer("ZBL", ZBL, ZBL, zbl_inputs, [None], None, call=zbl_call),
     convolution(0, 2, 2),

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from equiv.graph.blocks import NeighborBlocks
 from equiv.message_passing.convolution import ClebschGordanConvolution
 from equiv.testing import check_model
 
-from .table import ATOMS, LAYERS, SENDERS, WIDTH
+from .table import ATOMS, LAYERS, NEIGHBORS, WIDTH
 
 
 def shuffled(groups, generator):
@@ -42,9 +43,10 @@ def test_renaming_atoms_and_mixing_neighbours_leaves_the_messages(convolution):
     rank = torch.argsort(order)
     column = torch.stack([torch.randperm(WIDTH, generator=generator) for _ in range(ATOMS)])
     row = torch.arange(ATOMS)[:, None]
-    before = layer(features, harmonics, weights, SENDERS)
-    mixed = [x[row, column][order] for x in (harmonics, weights, rank[SENDERS])]
-    after = layer(features[order], *mixed)
+    before = layer(features, harmonics, weights, NEIGHBORS)
+    senders = rank[NEIGHBORS.senders]
+    mixed = [x[row, column][order] for x in (harmonics, weights, senders, NEIGHBORS.mask)]
+    after = layer(features[order], *mixed[:2], NeighborBlocks(*mixed[2:]))
     for x, y in zip(before, after, strict=True):
         torch.testing.assert_close(y, x[order], rtol=0, atol=1e-12)
 

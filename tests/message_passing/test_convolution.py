@@ -25,11 +25,10 @@ def test_blocks_give_the_messages_of_the_definition(degree_in, edge_degree, degr
     weights = torch.randn(23, layer.weight_numel, dtype=torch.float64, generator=generator)
     harmonics = spherical_harmonics(edge_degree, vectors)
 
-    blocks = neighbor_blocks(receivers, 6)
-    padded_weights = torch.cat([weights, torch.zeros_like(weights[:1])])[blocks.edge]
-    padded_harmonics = torch.cat([harmonics, torch.ones_like(harmonics[:1])])[blocks.edge]
-    padded_senders = torch.cat([senders, senders.new_zeros(1)])[blocks.edge]
-    messages = layer(features, padded_harmonics, padded_weights, padded_senders)
+    blocks, edge = neighbor_blocks(senders, receivers, torch.zeros(23, 3), 6)
+    padded_weights = torch.cat([weights, torch.zeros_like(weights[:1])])[edge]
+    padded_harmonics = torch.cat([harmonics, torch.ones_like(harmonics[:1])])[edge]
+    messages = layer(features, padded_harmonics, padded_weights, blocks)
 
     expected = convolution_reference(
         features, harmonics, weights, senders, receivers, paths=layer.paths

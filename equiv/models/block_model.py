@@ -1,0 +1,149 @@
+"""Models that work on rows of atoms and blocks of neighbours."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from equiv.graph.layout import Layout, lay_out
+from equiv.models.interface import Model, Prediction
+
+
+class BlockModel(Model):
+    r"""A potential in two steps: integers first, then a pure function of the geometry.
+
+    .. math::
+        E = \sum_i E_i(\{\vec r_s\}), \qquad g_s = \frac{\partial E}{\partial \vec r_s}, \qquad
+        F_i = \sum_{s \to i} g_s - \sum_{s\,:\,\mathrm{sender}(s) = i} g_s, \qquad
+        W = -\sum_s \vec r_s \otimes g_s
+
+    :meth:`layout` sorts, counts, pads and pairs edges with their reverses; :meth:`evaluate` holds
+    all of the arithmetic and nothing that depends on data, so that a compiler makes one graph of it
+    for all structures. Forces, virials and the atoms' shares of them follow from one gradient, with
+    respect to the edge vectors :math:`\vec r_s`. A concrete model implements :meth:`row_energies`.
+
+    Geometry is computed in float64 whatever the dtype of the weights.
+    """
+
+    @abstractmethod
+    def row_energies(
+        self, vectors: Float[Tensor, "blocks width 3"], layout: Layout
+    ) -> Float[Tensor, " rows"]:
+        """Energies of the rows' atoms in eV and float64, reference energies included.
+
+        Args:
+            vectors: edge vectors from receiver to sender, Angstrom, float64; padded slots lie twice
+                the cutoff apart and must contribute nothing.
+            layout: which row is what, and who its neighbours are.
+        """
+
+    def layout(self, batch: Any, *, padded: bool = False) -> Layout:
+        """The integers that :meth:`evaluate` needs beside positions and cell.
+
+        Args:
+            batch: batched :class:`equiv.graph.AtomGraph`.
+            padded: whether no size may be 0 or 1, as compiled code wants it.
+
+        Raises:
+            UnknownElementError: the batch holds elements the model does not know.
+        """
+        return lay_out(batch, self.species(batch.atomic_numbers), len(self.elements), padded=padded)
+
+    def evaluate(
+        self,
+        positions: Float[Tensor, "rows 3"],
+        cell: Float[Tensor, "structures 3 3"],
+        layout: Layout,
+        *,
+        forces: bool = True,
+        stress: bool = False,
+        atomic_virials: bool = False,
+        differentiable: bool = False,
+    ) -> Prediction:
+        """Predict what a layout arranges; per-atom results are in the order of its rows.
+
+        Args:
+            positions: of the rows (:meth:`equiv.graph.layout.Layout.geometry`), Angstrom, float64.
+            cell: of the structures.
+            layout: from :meth:`layout`.
+            forces: whether to compute forces.
+            stress: whether to compute stress and virials.
+            atomic_virials: whether to compute the atoms' shares of the virials.
+            differentiable: whether derivatives can be differentiated again.
+        """
+        derivatives = forces or stress or atomic_virials
+        with torch.set_grad_enabled(derivatives or torch.is_grad_enabled()):
+            vectors = layout.edge_vectors(positions, cell, padding=2 * self.cutoff)
+            if derivatives and not vectors.requires_grad:
+                vectors = vectors.detach().requires_grad_()
+            energies = self.row_energies(vectors, layout)
+            prediction = Prediction(layout.structures.total(energies), energies)
+            if derivatives:
+                (gradient,) = torch.autograd.grad(
+                    energies.sum(), vectors, create_graph=differentiable
+                )
+        if not derivatives:
+            return prediction
+        neighbors = layout.neighbors
+        if forces:
+            pulled = neighbors.total(gradient.sum(1)) - neighbors.collect(gradient)
+            prediction.forces = pulled
+        if stress:
+            shares = neighbors.total(-vectors.mT @ gradient)
+            virials = layout.structures.total(shares)
+            prediction.virials = 0.5 * (virials + virials.mT)
+            a, b, c = cell.unbind(1)
+            volume = (a * torch.linalg.cross(b, c)).sum(-1).abs()
+            volume = torch.where(volume > 0, volume, torch.nan)
+            prediction.stress = -prediction.virials / volume[:, None, None]
+        if atomic_virials:
+            half = -0.5 * vectors.unsqueeze(-1) * gradient.unsqueeze(-2)
+            prediction.atomic_virials = neighbors.total(half.sum(1)) + neighbors.collect(half)
+        return prediction if differentiable else prediction.detached()
+
+    def forward(
+        self, batch: Any, *, forces: bool = True, stress: bool = False, atomic_virials: bool = False
+    ) -> Prediction:
+        """Predict a batch; see :meth:`equiv.models.Model.forward`."""
+        layout = self.layout(batch)
+        positions, cell = layout.geometry(batch)
+        prediction = self.evaluate(
+            positions,
+            cell,
+            layout,
+            forces=forces,
+            stress=stress,
+            atomic_virials=atomic_virials,
+            differentiable=self.training or batch.positions.requires_grad,
+        )
+        return in_batch_order(prediction, layout, batch.num_graphs)
+
+    def atomic_energies(
+        self, batch: Any, vectors: Float[Tensor, "edges 3"], species: Int[Tensor, " atoms"]
+    ) -> Float[Tensor, " atoms"]:
+        """Energies of the atoms in eV and float64, from flat edges."""
+        layout = lay_out(batch, species, len(self.elements))
+        beyond = vectors.new_tensor([[0.0, 0.0, 2 * self.cutoff]])
+        return self.row_energies(torch.cat([vectors, beyond])[layout.edge], layout)[layout.rows]
+
+
+def in_batch_order(prediction: Prediction, layout: Layout, num_structures: int) -> Prediction:
+    """Take a prediction from the order of the layout to that of the batch, without its ghosts."""
+
+    def structures(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x[:num_structures]
+
+    def atoms(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x[layout.rows]
+
+    return Prediction(
+        energy=prediction.energy[:num_structures],
+        energies=prediction.energies[layout.rows],
+        forces=atoms(prediction.forces),
+        stress=structures(prediction.stress),
+        virials=structures(prediction.virials),
+        atomic_virials=atoms(prediction.atomic_virials),
+        extras=prediction.extras,
+    )
