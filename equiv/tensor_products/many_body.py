@@ -7,7 +7,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiv.constants import ExactConstants
-from equiv.so3 import symmetric_couplings
+from equiv.errors import EquivError
+from equiv.so3 import num_symmetric_couplings
+from equiv.tensor_products.monomials import (
+    ONE,
+    Factors,
+    columns_of,
+    components,
+    monomial_couplings,
+    num_products,
+    row_groups,
+)
 
 
 class SymmetricPolynomial(ExactConstants):
@@ -22,15 +32,14 @@ class SymmetricPolynomial(ExactConstants):
     symmetric :math:`\nu`-fold power of the input to degree :math:`L`
     (:func:`equiv.so3.symmetric_couplings`), :math:`w` weights of element :math:`z`.
 
-    Horner's rule: the two highest orders are contracted with the pairs :math:`x_i x_j` and with
-    :math:`x_i` in one matrix product each, the rest one factor at a time. With :math:`d` input
-    components the cost per atom and channel is :math:`(2L+1)\, d^{\nu_\text{max}}` multiply-adds.
+    This module holds the weights; :class:`ManyBodyProduct` evaluates all degrees together. Applied
+    by itself it gives its own degree.
 
     Args:
-        degree_in: highest degree of the input; :math:`d` = ``(degree_in + 1)**2``.
+        degree_in: highest degree of the input.
         degree_out: :math:`L`.
         channels: number of channels.
-        correlation: :math:`\nu_\text{max}`, the highest order.
+        correlation: :math:`\nu_\text{max}`, the highest order, 1 to 4.
         num_elements: number of chemical elements.
     """
 
@@ -38,73 +47,35 @@ class SymmetricPolynomial(ExactConstants):
         self, degree_in: int, degree_out: int, channels: int, *, correlation: int, num_elements: int
     ) -> None:
         super().__init__()
-        self.dim, self.m = (degree_in + 1) ** 2, 2 * degree_out + 1
-        self.correlation = correlation
-        # Factors contracted by a matrix product at the start: two of the highest order, one of the
-        # order below it.
-        first = {1: {1: 1}, 2: {2: 1}}.get(correlation, {correlation: 2, correlation - 1: 1})
-        self.weights = nn.ParameterList()
-        for order in range(1, correlation + 1):
-            couplings = symmetric_couplings(
-                degree_in, order, degree_out
-            )  # [k, m, i1, ..., i_order]
-            count, head = couplings.shape[0], first.get(order, 0)
-            axes = [0, *range(2, 2 + head), 1, *range(2 + head, 2 + order)]
-            couplings = couplings.permute(axes)
-            if head == 2:
-                couplings = _fold_pairs(couplings)
-            self.register_constant(f"couplings_{order}", couplings.flatten(1))
-            self.weights.append(torch.randn(num_elements, count, channels) / max(count, 1))
+        if not 1 <= correlation <= 4:
+            raise EquivError(f"correlation must be 1, 2, 3 or 4, got {correlation}")
+        self.degree_in, self.degree_out, self.correlation = degree_in, degree_out, correlation
+        couplings = monomial_couplings(degree_in, degree_out, correlation)
+        self.register_constant("couplings", couplings)
+        self.couplings: Tensor
+        counts = [
+            num_symmetric_couplings(degree_in, nu, degree_out) for nu in range(1, correlation + 1)
+        ]
+        self.weights = nn.ParameterList(
+            torch.randn(num_elements, count, channels) / max(count, 1) for count in counts
+        )
+        self._evaluation = _Evaluation(degree_in, [degree_out], correlation)
+
+    def coefficients(self) -> Float[Tensor, "elements channels slots"]:
+        """The polynomial of each element and channel, in the order of its monomials."""
+        return torch.cat(list(self.weights), dim=1).mT @ self.couplings
 
     def forward(
-        self,
-        x: Float[Tensor, "channels atoms lm"],
-        pairs: Float[Tensor, "channels atoms pairs"],
-        element: int,
-    ) -> Float[Tensor, "channels atoms m"]:
-        """Polynomials of atoms of one element; ``pairs`` are products of two components."""
-        channels, _, dim = x.shape
-        top = self.correlation
-        if top == 1:
-            return x @ self._coefficients(1, element).view(channels, dim, self.m)
-        if top == 2:
-            t = torch.baddbmm(
-                self._coefficients(1, element).view(channels, 1, -1),
-                x,
-                self._matrix(2, element, dim),
-            )
-            remaining = 1
-        else:
-            remaining = top - 2
-            t = self._coefficients(remaining, element).view(channels, 1, -1)
-            t = torch.baddbmm(t, x, self._matrix(top - 1, element, dim))
-            t = torch.baddbmm(t, pairs, self._matrix(top, element, dim * (dim + 1) // 2))
-        while remaining:
-            t = (t.unflatten(-1, (-1, dim)) @ x.unsqueeze(-1)).squeeze(-1)
-            remaining -= 1
-            if remaining:
-                t = t + self._coefficients(remaining, element).view(channels, 1, -1)
-        return t
+        self, x: Float[Tensor, "atoms lm channels"], counts: Sequence[int]
+    ) -> Float[Tensor, "atoms m channels"]:
+        """Polynomials of atoms sorted by element, ``counts`` atoms of each."""
+        return self._evaluation(x, [self.coefficients()], counts)
 
-    def _coefficients(self, order: int, element: int) -> Float[Tensor, "channels coefficients"]:
-        return self.weights[order - 1][element].T @ getattr(self, f"couplings_{order}")
-
-    def _matrix(
-        self, order: int, element: int, rows: int
-    ) -> Float[Tensor, "channels rows columns"]:
-        coefficients = self._coefficients(order, element)
-        return coefficients.view(coefficients.shape[0], rows, -1)
+    def extra_repr(self) -> str:
+        return f"l_in={self.degree_in}, l_out={self.degree_out}, correlation={self.correlation}"
 
 
-def _fold_pairs(couplings: Float[Tensor, "k i j *rest"]) -> Float[Tensor, "k pairs *rest"]:
-    """Keep each symmetric pair of components once; the off-diagonal ones stand for two."""
-    dim = couplings.shape[1]
-    left, right = torch.triu_indices(dim, dim)
-    twice = torch.where(left == right, 1.0, 2.0).to(couplings.dtype)
-    return couplings[:, left, right] * twice.view(-1, *[1] * (couplings.dim() - 3))
-
-
-class ManyBodyProduct(ExactConstants):
+class ManyBodyProduct(nn.Module):
     r"""Product basis: from two-body features to features of body order ``correlation + 1``.
 
     One :class:`SymmetricPolynomial` for each output degree :math:`0 \dots L_\text{max}`. (Atomic
@@ -123,42 +94,114 @@ class ManyBodyProduct(ExactConstants):
         self, degree_in: int, degree_out: int, channels: int, *, correlation: int, num_elements: int
     ) -> None:
         super().__init__()
-        if not 1 <= correlation <= 4:
-            raise ValueError(f"correlation must be 1, 2, 3 or 4, got {correlation}")
         self.degree_in, self.correlation = degree_in, correlation
-        # Pairs are picked by a matrix product: on a CPU its gradients are several times faster
-        # than those of an index.
-        dim = (degree_in + 1) ** 2
-        left, right = torch.triu_indices(dim, dim)
-        self.register_constant("left", torch.eye(dim)[:, left])
-        self.register_constant("right", torch.eye(dim)[:, right])
-        self.left: Tensor
-        self.right: Tensor
         self.polynomials = nn.ModuleList(
             SymmetricPolynomial(
                 degree_in, l, channels, correlation=correlation, num_elements=num_elements
             )
             for l in range(degree_out + 1)
         )
+        self._evaluation = _Evaluation(degree_in, range(degree_out + 1), correlation)
 
     def forward(
         self, x: Float[Tensor, "atoms lm channels"], counts: Sequence[int]
     ) -> Float[Tensor, "atoms lm_out channels"]:
         """Products for atoms sorted by element, ``counts`` atoms of each."""
-        x = x.permute(2, 0, 1).contiguous()
-        blocks = []
-        for element, atoms in enumerate(x.split(list(counts), dim=1)):
-            pairs = (atoms @ self.left) * (atoms @ self.right) if self.correlation > 2 else atoms
-            blocks.append(
-                torch.cat(
-                    [polynomial(atoms, pairs, element) for polynomial in self.polynomials], dim=-1
-                )
-            )
-        return torch.cat(blocks, dim=1).permute(1, 2, 0)
+        return self._evaluation(x, [p.coefficients() for p in self.polynomials], counts)
 
-    def extra_repr(self) -> str:
-        degree_out = len(self.polynomials) - 1
-        return f"l_in={self.degree_in}, l_out={degree_out}, correlation={self.correlation}"
+
+class _Evaluation(ExactConstants):
+    r"""Polynomials of the same tensor, of one degree after the other.
+
+    .. math::
+        y_{mc} = \sum_g \sum_{q} C_{gq}(x_c) \sum_r V^{z}_{g m q r,c}\, R_{gr}(x_c)
+
+    The rows :math:`R` of a group :math:`g` are products of one or two components, its columns
+    :math:`C` those that complete them (:mod:`equiv.tensor_products.monomials`); the inner sum is
+    one matrix product per channel, element and group.
+    """
+
+    def __init__(self, degree_in: int, degrees_out: Sequence[int], correlation: int) -> None:
+        super().__init__()
+        members = components(degree_in)
+        self.sizes = [len(group) for group in members]
+        order = torch.tensor([i for group in members for i in group if i != ONE])
+        self.register_buffer("order", order, persistent=False)
+        self.order: Tensor
+        self.groups = row_groups(correlation)
+        self.rows = [num_products(degree_in, group.rows) for group in self.groups]
+        # For each group and degree the blocks of columns, and how many columns there are.
+        blocks = [[columns_of(group, l) for l in degrees_out] for group in self.groups]
+        self.finish = [[factors for block in group for _, factors in block] for group in blocks]
+        sizes = [
+            [[num_products(degree_in, (factors,)) for _, factors in block] for block in group]
+            for group in blocks
+        ]
+        self.columns = [[sum(size) for size in group] for group in sizes]
+        dim = sum(2 * l + 1 for l in degrees_out)
+        starts = [sum(2 * l + 1 for l in degrees_out[:k]) for k in range(len(degrees_out))]
+        outputs = [
+            start + m
+            for group, widths in zip(blocks, sizes, strict=True)
+            for start, block, width in zip(starts, group, widths, strict=True)
+            for (m, _), columns in zip(block, width, strict=True)
+            for _ in range(columns)
+        ]
+        self.register_constant("summation", torch.eye(dim)[:, outputs])
+        self.summation: Tensor
+
+    def forward(
+        self,
+        x: Float[Tensor, "atoms lm channels"],
+        coefficients: Sequence[Float[Tensor, "elements channels slots"]],
+        counts: Sequence[int],
+    ) -> Float[Tensor, "atoms m channels"]:
+        """Sums for atoms sorted by element, with the ``coefficients`` of each degree."""
+        counts = list(counts)
+        atoms, _, channels = x.shape
+        # Atoms last: a product of two components is then one of long rows of numbers, and the
+        # products are the right-hand side of the matrix products as they are.
+        h = x.index_select(1, self.order).permute(2, 1, 0)
+        h = torch.cat([x.new_ones(channels, 1, atoms), h], dim=1)
+        products = _Products(h.split(self.sizes, dim=1))
+        # [group][degree] of [elements, channels, columns, rows]
+        matrices = self._matrices(coefficients)
+        sums = []
+        for group, of_degrees in zip(self.groups, matrices, strict=True):
+            if not of_degrees:  # a scalar needs only some of the groups
+                continue
+            matrix = torch.cat(of_degrees, dim=2) if len(of_degrees) > 1 else of_degrees[0]
+            rows = products.cat(group.rows).split(counts, dim=2)
+            sums.append(torch.cat([m @ r for m, r in zip(matrix.unbind(), rows, strict=True)], 2))
+        finish = products.cat([factors for group in self.finish for factors in group])
+        return (self.summation @ (torch.cat(sums, dim=1) * finish)).permute(2, 1, 0)
+
+    def _matrices(
+        self, coefficients: Sequence[Float[Tensor, "elements channels slots"]]
+    ) -> list[list[Float[Tensor, "elements channels columns rows"]]]:
+        matrices: list[list[Tensor]] = [[] for _ in self.groups]
+        for k, v in enumerate(coefficients):
+            sizes = [c[k] * r for c, r in zip(self.columns, self.rows, strict=True)]
+            for g, part in enumerate(v.split(sizes, dim=2)):
+                if sizes[g]:
+                    matrices[g].append(part.unflatten(2, (self.columns[g][k], self.rows[g])))
+        return matrices
+
+
+class _Products:
+    """Products of components ``[channels, products, atoms]``, each made once."""
+
+    def __init__(self, classes: Sequence[Float[Tensor, "channels components atoms"]]) -> None:
+        self._made: dict[Factors, Tensor] = {(a,): x for a, x in enumerate(classes)}
+
+    def __getitem__(self, factors: Factors) -> Float[Tensor, "channels products atoms"]:
+        if factors not in self._made:
+            a, b = (self._made[(f,)] for f in factors)
+            self._made[factors] = (a.unsqueeze(2) * b.unsqueeze(1)).flatten(1, 2)
+        return self._made[factors]
+
+    def cat(self, several: Sequence[Factors]) -> Float[Tensor, "channels products atoms"]:
+        return torch.cat([self[factors] for factors in several], dim=1)
 
 
 MANY_BODY_PRODUCTS: dict[str, type[ManyBodyProduct]] = {"clebsch_gordan": ManyBodyProduct}

@@ -134,11 +134,6 @@ def zbl_call(layer: nn.Module, r: Tensor) -> Tensor:
     return layer(r, numbers, senders, receivers)
 
 
-def polynomial_call(layer: nn.Module, x: Tensor) -> Tensor:
-    i, j = torch.triu_indices(x.shape[-1], x.shape[-1])
-    return layer(x, x[..., i] * x[..., j], 1)
-
-
 def convolution(l_in: int, l_edge: int, l_out: int) -> Layer:
     build = lambda: ClebschGordanConvolution(l_in, l_edge, l_out, CHANNELS)  # noqa: E731
     return Layer(
@@ -365,11 +360,11 @@ LAYERS = [
     Layer(
         "SymmetricPolynomial",
         SymmetricPolynomial,
-        lambda: SymmetricPolynomial(2, 1, CHANNELS, correlation=3, num_elements=2),
-        normal(CHANNELS, ATOMS, 9),
-        [harmonics(2)],
+        lambda: SymmetricPolynomial(2, 1, CHANNELS, correlation=3, num_elements=len(COUNTS)),
+        normal(ATOMS, 9, CHANNELS),
+        [Spherical(2)],
         "1o",
-        call=polynomial_call,
+        call=lambda layer, x: layer(x, COUNTS).mT,
     ),
     mace_layer(residual=False, degree_out=1),
     mace_layer(residual=True, degree_out=1),
