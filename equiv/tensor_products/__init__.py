@@ -3,22 +3,32 @@
 from equiv.tensor_products.choice import TENSOR_PRODUCTS, tensor_product
 from equiv.tensor_products.clebsch_gordan import ClebschGordanTensorProduct
 from equiv.tensor_products.from_e3nn import from_e3nn
+from equiv.tensor_products.gaunt import GauntTensorProduct
+from equiv.tensor_products.gaunt_grid import GauntGridTensorProduct
 from equiv.tensor_products.many_body import ManyBodyProduct, SymmetricPolynomial
 from equiv.tensor_products.paths import Path, PathTensorProduct, channelwise_paths
 from equiv.tensor_products.protocol import TensorProduct
-from equiv.tensor_products.reference import ReferenceTensorProduct, dense_coefficients
+from equiv.tensor_products.reference import ReferenceTensorProduct, measured_coefficients
+from equiv.tensor_products.sectors import Sectors, Stacks, sectors_of
+from equiv.tensor_products.spherical import SphericalTensorProduct
 
 __all__ = [
     "TENSOR_PRODUCTS",
     "ClebschGordanTensorProduct",
+    "GauntGridTensorProduct",
+    "GauntTensorProduct",
     "ManyBodyProduct",
     "Path",
     "PathTensorProduct",
     "ReferenceTensorProduct",
+    "Sectors",
+    "SphericalTensorProduct",
+    "Stacks",
     "SymmetricPolynomial",
     "TensorProduct",
     "channelwise_paths",
-    "dense_coefficients",
     "from_e3nn",
+    "measured_coefficients",
+    "sectors_of",
     "tensor_product",
 ]

@@ -1,20 +1,21 @@
 """The one place where tensor products are chosen by name."""
 
+import inspect
+from typing import Any
+
 from equiv.choices import choose
+from equiv.errors import EquivError
 from equiv.so3 import Irreps
 from equiv.tensor_products.clebsch_gordan import ClebschGordanTensorProduct
-from equiv.tensor_products.paths import (
-    Instructions,
-    IrrepNormalization,
-    Mode,
-    PathNormalization,
-    PathTensorProduct,
-)
+from equiv.tensor_products.gaunt_grid import GauntGridTensorProduct
+from equiv.tensor_products.paths import Instructions, IrrepNormalization, Mode, PathNormalization
+from equiv.tensor_products.protocol import TensorProduct
 from equiv.tensor_products.reference import ReferenceTensorProduct
 
-TENSOR_PRODUCTS: dict[str, type[PathTensorProduct]] = {
+TENSOR_PRODUCTS: dict[str, type[TensorProduct]] = {
     "clebsch_gordan": ClebschGordanTensorProduct,
     "reference": ReferenceTensorProduct,
+    "gaunt_grid": GauntGridTensorProduct,
 }
 """Tensor products by the name that ``method=`` takes."""
 
@@ -22,38 +23,80 @@ TENSOR_PRODUCTS: dict[str, type[PathTensorProduct]] = {
 def tensor_product(
     irreps_in1: str | Irreps,
     irreps_in2: str | Irreps,
-    irreps_out: str | Irreps,
+    irreps_out: str | Irreps | None = None,
     *,
     method: str = "clebsch_gordan",
-    mode: Mode = "uvw",
-    instructions: Instructions | None = None,
-    irrep_normalization: IrrepNormalization = "component",
-    path_normalization: PathNormalization = "element",
+    mode: Mode | None = None,
     internal_weights: bool = True,
-) -> PathTensorProduct:
+    instructions: Instructions | None = None,
+    irrep_normalization: IrrepNormalization | None = None,
+    path_normalization: PathNormalization | None = None,
+    weighted: bool | None = None,
+    rank: int | None = None,
+    grid: str | None = None,
+) -> TensorProduct:
     r"""Tensor product of two irreps tensors by the named method.
 
     .. math::
-        z_k = \sum_{ij} K_{kij}(w)\, x_i\, y_j
+        z_k = \sum_{ij} K_{ijk}(w)\, x_i\, y_j
 
-    ``"clebsch_gordan"`` and ``"reference"`` compute the same map, :class:`PathTensorProduct`, which
-    explains the arguments; the reference is the slow, readable definition.
+    ==================== ==================================================== ======== ==========
+    method               map                                                  paths    cost in L
+    ==================== ==================================================== ======== ==========
+    ``clebsch_gordan``   every path has its own weight; e3nn's product        all      L^6
+    ``reference``        the same, as one dense array to read and test        all
+    ``gaunt_grid``       functions on the sphere, multiplied on a grid        even     L^4 .. L^3
+    ==================== ==================================================== ======== ==========
+
+    *Even* paths have even :math:`l_1 + l_2 + l_3`; they lead from natural parity to natural parity.
+    The first two are the same map, :class:`PathTensorProduct`; the Gaunt methods are the same map,
+    :class:`GauntTensorProduct`, with weights per degree. Those classes explain the arguments; an
+    argument that a method does not know is an error.
+
+    Args:
+        irreps_in1: irreps of the first argument.
+        irreps_in2: irreps of the second argument.
+        irreps_out: irreps of the result; default (for products of spherical tensors) all that can
+            be reached.
+        method: see above.
+        mode: how channels meet.
+        internal_weights: whether the module owns its weights.
+        instructions: the paths (``clebsch_gordan``, ``reference``).
+        irrep_normalization: likewise.
+        path_normalization: likewise.
+        weighted: whether there are weights (spherical tensors).
+        rank: channels inside, in mode ``"uvw"`` (spherical tensors).
+        grid: an exact grid by name (``gaunt_grid``).
 
     Raises:
         EquivError: ``method`` is unknown (the message lists the methods and names the nearest), or
-            as :class:`PathTensorProduct`.
+            does not take one of the arguments, or cannot reach an output.
 
     >>> product = tensor_product("8x0e + 8x1o", "0e + 1o", "8x0e + 8x1o")
     >>> product(torch.ones(5, 32), torch.ones(5, 4)).shape
     torch.Size([5, 32])
     """
-    return choose(TENSOR_PRODUCTS, method, "method")(
-        irreps_in1,
-        irreps_in2,
-        irreps_out,
+    kind = choose(TENSOR_PRODUCTS, method, "method")
+    options = dict(
+        irreps_out=irreps_out,
         mode=mode,
         instructions=instructions,
         irrep_normalization=irrep_normalization,
         path_normalization=path_normalization,
-        internal_weights=internal_weights,
+        weighted=weighted,
+        rank=rank,
+        grid=grid,
     )
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    known = inspect.signature(kind).parameters
+    foreign = sorted(given.keys() - known.keys())
+    if foreign:
+        raise EquivError(
+            f"tensor_product: method {method!r} does not take {', '.join(foreign)}; "
+            f"it takes {', '.join(key for key in known if key not in ('irreps_in1', 'irreps_in2'))}"
+        )
+    if "irreps_out" not in given and known["irreps_out"].default is inspect.Parameter.empty:
+        raise EquivError(
+            f"irreps_out: method {method!r} needs it; say which irreps the result should have"
+        )
+    return kind(irreps_in1, irreps_in2, internal_weights=internal_weights, **given)

@@ -2,6 +2,7 @@ r"""What every tensor product of this package offers."""
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -27,9 +28,9 @@ class TensorProduct(ExactConstants):
 
     This is the base of every method. ``irreps_in1``, ``irreps_in2`` and ``irreps_out`` say how
     :math:`x`, :math:`y` and :math:`z` transform; every irrep of ``irreps_out`` is really filled.
-    :math:`K` is linear in the ``weight_numel`` weights :math:`w`, and
-    :func:`equiv.tensor_products.dense_coefficients` spells it out for any method, which is how
-    methods are compared.
+    :meth:`dense_coefficients` is the definition of :math:`K`, computed apart from the fast path,
+    and :func:`equiv.tensor_products.measured_coefficients` what the fast path really does: they
+    agree for every method, and two methods are the same map if their :math:`K` agree.
 
     Two layouts are offered. :meth:`forward` takes e3nn's flat layout and any irreps.
     :meth:`forward_spherical` takes channels-last spherical tensors ``[..., (l_max + 1)**2,
@@ -38,9 +39,9 @@ class TensorProduct(ExactConstants):
     multiplicity (:func:`equiv.so3.spherical_shape`).
 
     To add a method, derive a class, pass irreps and ``weight_numel`` to this constructor, implement
-    :meth:`multiply` (and :meth:`multiply_spherical` if it is faster than converting), and enter the
-    class in ``equiv.tensor_products.choice``. Register mathematical constants with
-    ``register_constant``: they then follow every change of dtype exactly.
+    :meth:`multiply` and :meth:`dense_coefficients` (and :meth:`multiply_spherical` if it is faster
+    than converting), and enter the class in ``equiv.tensor_products.choice``. Register mathematical
+    constants with ``register_constant``: they then follow every change of dtype exactly.
 
     Args:
         irreps_in1: irreps of the first argument.
@@ -88,6 +89,42 @@ class TensorProduct(ExactConstants):
     ) -> Float[Tensor, "rows out"]:
         """The product of flat rows; arguments are checked. ``weight`` has 1 row if it is shared."""
         raise NotImplementedError
+
+    def dense_coefficients(
+        self, weight: Float[Tensor, " weights"] | None = None
+    ) -> Float[Tensor, "in1 in2 out"]:
+        r"""The definition of this map as one array, :math:`z_k = \sum_{ij} K_{ijk}\, x_i\, y_j`.
+
+        Flat components in the order of the irreps. Computed from coupling coefficients, never
+        through the fast path, which is held against it. For small products: memory is the product
+        of the three dimensions.
+
+        Args:
+            weight: weights shared by all rows; default the internal ones.
+
+        Returns:
+            A new float64 tensor on the CPU.
+
+        Raises:
+            EquivError: the weights are missing or too many.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define its coefficients")
+
+    def _definition_weight(self, weight: Tensor | None) -> Float[Tensor, " weights"] | None:
+        """The weights of a dense definition, checked, in float64 on the CPU."""
+        if weight is None and self.internal_weights:
+            weight = self.weight
+        if weight is not None:
+            weight = weight.detach().to(device="cpu", dtype=torch.float64)
+        if (() if weight is None else tuple(weight.shape)) not in {
+            (self.weight_numel,),
+            *([()] if self.weight_numel == 0 else []),
+        }:
+            raise EquivError(
+                f"{type(self).__name__}: dense_coefficients needs weights [{self.weight_numel}], "
+                f"got {'none' if weight is None else f'shape {tuple(weight.shape)}'}"
+            )
+        return weight
 
     def multiply_spherical(
         self,
@@ -148,13 +185,21 @@ class TensorProduct(ExactConstants):
         self, x1: Tensor, x2: Tensor, weight: Tensor | None, trailing: int
     ) -> tuple[Tensor, Tensor, Tensor | None, torch.Size]:
         """Bring the leading shapes to one axis of rows."""
+        (x1, x2), weight, batch = self._rows_of_parts([x1], [x2], weight, trailing)
+        return x1, x2, weight, batch
+
+    def _rows_of_parts(
+        self, x1: Sequence[Tensor], x2: Sequence[Tensor], weight: Tensor | None, trailing: int
+    ) -> tuple[list[Tensor], Tensor | None, torch.Size]:
+        """The same for arguments in several parts."""
         if weight is None:
             weight = self.weight if self.internal_weights else None
-        if x1.dtype != x2.dtype or (weight is not None and weight.dtype != x1.dtype):
+        like = x1[0]
+        if any(x.dtype != like.dtype for x in (*x1, *x2, *([] if weight is None else [weight]))):
             raise EquivError(
-                f"{type(self).__name__}: x1 is {x1.dtype}, x2 is {x2.dtype} and the weights are "
-                f"{None if weight is None else weight.dtype}; convert them, or the module with "
-                f".to({x1.dtype}), to one dtype"
+                f"{type(self).__name__}: x1 is {like.dtype}, x2 is {x2[0].dtype} and the weights "
+                f"are {None if weight is None else weight.dtype}; convert them, or the module with "
+                f".to({like.dtype}), to one dtype"
             )
         if (weight.shape[-1:].numel() if weight is not None else 0) != self.weight_numel:
             raise EquivError(
@@ -162,24 +207,26 @@ class TensorProduct(ExactConstants):
                 f"(weight[..., {self.weight_numel}]), got "
                 f"{'none' if weight is None else f'shape {tuple(weight.shape)}'}"
             )
-        lead1, lead2 = x1.shape[:-trailing], x2.shape[:-trailing]
+        leads = [x.shape[:-trailing] for x in (*x1, *x2)]
         lead_weight = weight.shape[:-1] if weight is not None else ()
         try:
-            batch = torch.broadcast_shapes(lead1, lead2, lead_weight)
+            batch = torch.broadcast_shapes(*leads, lead_weight)
         except RuntimeError as error:
             raise EquivError(
-                f"{type(self).__name__}: leading shapes {tuple(lead1)} of x1, {tuple(lead2)} of x2 "
-                f"and {tuple(lead_weight)} of weight do not broadcast"
+                f"{type(self).__name__}: leading shapes {tuple(leads[0])} of x1, "
+                f"{tuple(leads[-1])} of x2 and {tuple(lead_weight)} of weight do not broadcast"
             ) from error
         rows = math.prod(batch)
-        x1 = x1.expand(*batch, *x1.shape[-trailing:]).reshape(rows, *x1.shape[-trailing:])
-        x2 = x2.expand(*batch, *x2.shape[-trailing:]).reshape(rows, *x2.shape[-trailing:])
+        parts = [
+            x.expand(*batch, *x.shape[-trailing:]).reshape(rows, *x.shape[-trailing:])
+            for x in (*x1, *x2)
+        ]
         if weight is not None:
             if weight.ndim == 1:
                 weight = weight.unsqueeze(0)
             else:
                 weight = weight.expand(*batch, -1).reshape(rows, self.weight_numel)
-        return x1, x2, weight, batch
+        return parts, weight, batch
 
     def extra_repr(self) -> str:
         weights = (

@@ -116,15 +116,16 @@ class ReferenceTensorProduct(PathTensorProduct):
         )
 
 
-def dense_coefficients(
+def measured_coefficients(
     product: TensorProduct, weight: Float[Tensor, " weights"] | None = None
-) -> Float[Tensor, "out in1 in2"]:
+) -> Float[Tensor, "in1 in2 out"]:
     r"""The array of any tensor product, measured by multiplying unit vectors.
 
     .. math::
-        K_{kij} = z_k(e_i, e_j), \qquad z_k(x, y) = \sum_{ij} K_{kij}\, x_i\, y_j
+        K_{ijk} = z_k(e_i, e_j), \qquad z_k(x, y) = \sum_{ij} K_{ijk}\, x_i\, y_j
 
-    Two methods compute the same map exactly if they have the same :math:`K`.
+    What a product really does, in its own dtype, to be compared with its definition
+    :meth:`TensorProduct.dense_coefficients`.
 
     Args:
         product: a tensor product of any method.
@@ -133,4 +134,4 @@ def dense_coefficients(
     like = weight if weight is not None else next(iter([*product.parameters(), *product.buffers()]))
     x1 = torch.eye(product.irreps_in1.dim, dtype=like.dtype, device=like.device)
     x2 = torch.eye(product.irreps_in2.dim, dtype=like.dtype, device=like.device)
-    return product(x1.unsqueeze(1), x2.unsqueeze(0), weight).permute(2, 0, 1)
+    return product(x1.unsqueeze(1), x2.unsqueeze(0), weight)

@@ -12,7 +12,7 @@ from equiv.so3 import (
     random_rotations,
     spherical_from_flat,
 )
-from equiv.tensor_products import channelwise_paths, dense_coefficients, from_e3nn, tensor_product
+from equiv.tensor_products import channelwise_paths, from_e3nn, measured_coefficients, tensor_product
 
 CHANNELWISE = channelwise_paths("4x0e+4x1o", "0e+1o+2e", "0e+1o+2e")
 
@@ -255,7 +255,7 @@ def test_weights_are_stored_and_restored():
     assert list(product.state_dict()) == ["weight"]
     other = tensor_product("2x0e+1o", "0e+1o", "2x0e+1o")
     other.load_state_dict(product.state_dict())
-    torch.testing.assert_close(dense_coefficients(other), dense_coefficients(product))
+    torch.testing.assert_close(measured_coefficients(other), measured_coefficients(product))
 
 
 def test_a_product_of_e3nn_goes_on_with_its_weights():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from equiv.errors import EquivError
-from equiv.tensor_products import Path, ReferenceTensorProduct, dense_coefficients
+from equiv.tensor_products import Path, ReferenceTensorProduct, measured_coefficients
 
 
 def test_dot_and_cross_product_by_hand():
@@ -33,12 +33,12 @@ def test_the_dense_array_is_the_map():
         "2x0e+2x1o",
         instructions=[Path(0, 0, 0, "uuu", False), Path(0, 1, 1, "uvw"), Path(1, 0, 1, "uvw")],
     ).double()
-    k = dense_coefficients(product)
-    assert k.shape == (8, 5, 5)
+    k = measured_coefficients(product)
+    assert k.shape == (5, 5, 8)
     g = torch.Generator().manual_seed(0)
     x = torch.randn(7, 5, dtype=torch.float64, generator=g)
     y = torch.randn(7, 5, dtype=torch.float64, generator=g)
-    expected = torch.einsum("kij,ni,nj->nk", k, x, y)
+    expected = torch.einsum("ijk,ni,nj->nk", k, x, y)
     torch.testing.assert_close(product(x, y), expected, atol=1e-14, rtol=0)
 
 
