@@ -96,7 +96,7 @@ class PointwiseProduct(ExactConstants):
         x: Tensor,
         y: Tensor,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Block by block: derivatives of T with respect to operands ``roles[0]`` and ``roles[1]``."""
+        """Block by block: derivatives of T by operands ``roles[0]`` and ``roles[1]``."""
         gx = torch.empty_like(x) if needed[0] else None
         gy = torch.empty_like(y) if needed[1] else None
         for part in self._blocks(x, y):

@@ -136,8 +136,8 @@ def sectors_of(irreps: str | Irreps, name: str = "irreps") -> Sectors:
     for ir, mul in others:
         if mul != channels:
             raise EquivError(
-                f"{name}: '{irreps}' has {mul} channels of {ir} but {channels} of {first}; a product "
-                "of spherical tensors needs one number of channels for all irreps of a tensor. "
+                f"{name}: '{irreps}' has {mul} channels of {ir} but {channels} of {first}; a "
+                "product of spherical tensors needs one number of channels for all irreps of a tensor. "
                 "Equal them with a linear layer, or use method='clebsch_gordan'"
             )
     natural, pseudo = (
