@@ -137,8 +137,8 @@ def sectors_of(irreps: str | Irreps, name: str = "irreps") -> Sectors:
         if mul != channels:
             raise EquivError(
                 f"{name}: '{irreps}' has {mul} channels of {ir} but {channels} of {first}; a "
-                "product of spherical tensors needs one number of channels for all irreps of a tensor. "
-                "Equal them with a linear layer, or use method='clebsch_gordan'"
+                "product of spherical tensors needs one number of channels for all irreps of a "
+                "tensor. Equal them with a linear layer, or use method='clebsch_gordan'"
             )
     natural, pseudo = (
         tuple(sorted(ir.l for ir in counts if sign_of(ir) == sign)) for sign in SIGNS
