@@ -6,11 +6,14 @@ from equiv.tensor_products.from_e3nn import from_e3nn
 from equiv.tensor_products.gaunt import GauntTensorProduct
 from equiv.tensor_products.gaunt_grid import GauntGridTensorProduct
 from equiv.tensor_products.many_body import ManyBodyProduct, SymmetricPolynomial
+from equiv.tensor_products.matrix import MatrixTensorProduct
 from equiv.tensor_products.paths import Path, PathTensorProduct, channelwise_paths
 from equiv.tensor_products.protocol import TensorProduct
 from equiv.tensor_products.reference import ReferenceTensorProduct, measured_coefficients
 from equiv.tensor_products.sectors import Sectors, Stacks, sectors_of
+from equiv.tensor_products.so2 import SO2TensorProduct
 from equiv.tensor_products.spherical import SphericalTensorProduct
+from equiv.tensor_products.vector_signal import VectorSignalTensorProduct
 
 __all__ = [
     "TENSOR_PRODUCTS",
@@ -18,14 +21,17 @@ __all__ = [
     "GauntGridTensorProduct",
     "GauntTensorProduct",
     "ManyBodyProduct",
+    "MatrixTensorProduct",
     "Path",
     "PathTensorProduct",
     "ReferenceTensorProduct",
+    "SO2TensorProduct",
     "Sectors",
     "SphericalTensorProduct",
     "Stacks",
     "SymmetricPolynomial",
     "TensorProduct",
+    "VectorSignalTensorProduct",
     "channelwise_paths",
     "from_e3nn",
     "measured_coefficients",

@@ -8,14 +8,20 @@ from equiv.errors import EquivError
 from equiv.so3 import Irreps
 from equiv.tensor_products.clebsch_gordan import ClebschGordanTensorProduct
 from equiv.tensor_products.gaunt_grid import GauntGridTensorProduct
+from equiv.tensor_products.matrix import MatrixTensorProduct
 from equiv.tensor_products.paths import Instructions, IrrepNormalization, Mode, PathNormalization
 from equiv.tensor_products.protocol import TensorProduct
 from equiv.tensor_products.reference import ReferenceTensorProduct
+from equiv.tensor_products.so2 import SO2TensorProduct
+from equiv.tensor_products.vector_signal import VectorSignalTensorProduct
 
 TENSOR_PRODUCTS: dict[str, type[TensorProduct]] = {
     "clebsch_gordan": ClebschGordanTensorProduct,
     "reference": ReferenceTensorProduct,
     "gaunt_grid": GauntGridTensorProduct,
+    "matrix": MatrixTensorProduct,
+    "vector_signal": VectorSignalTensorProduct,
+    "so2": SO2TensorProduct,
 }
 """Tensor products by the name that ``method=`` takes."""
 
@@ -34,6 +40,7 @@ def tensor_product(
     weighted: bool | None = None,
     rank: int | None = None,
     grid: str | None = None,
+    spin: int | None = None,
 ) -> TensorProduct:
     r"""Tensor product of two irreps tensors by the named method.
 
@@ -46,12 +53,18 @@ def tensor_product(
     ``clebsch_gordan``   every path has its own weight; e3nn's product        all      L^6
     ``reference``        the same, as one dense array to read and test        all
     ``gaunt_grid``       functions on the sphere, multiplied on a grid        even     L^4 .. L^3
+    ``matrix``           spherical tensors as matrices                        all [1]_ L^4
+    ``vector_signal``    the Gaunt product, and the bracket of gradients      all      L^4
+    ``so2``              ``clebsch_gordan`` with the harmonics of an edge     all      L^3
     ==================== ==================================================== ======== ==========
 
     *Even* paths have even :math:`l_1 + l_2 + l_3`; they lead from natural parity to natural parity.
     The first two are the same map, :class:`PathTensorProduct`; the Gaunt methods are the same map,
     :class:`GauntTensorProduct`, with weights per degree. Those classes explain the arguments; an
-    argument that a method does not know is an error.
+    argument that a method does not know is an error. ``so2`` is the map of ``clebsch_gordan`` for a
+    second argument that is the spherical harmonics of vectors, and takes no other.
+
+    .. [1] but for those whose 6j symbol vanishes by accident.
 
     Args:
         irreps_in1: irreps of the first argument.
@@ -67,6 +80,7 @@ def tensor_product(
         weighted: whether there are weights (spherical tensors).
         rank: channels inside, in mode ``"uvw"`` (spherical tensors).
         grid: an exact grid by name (``gaunt_grid``).
+        spin: size of the matrices (``matrix``).
 
     Raises:
         EquivError: ``method`` is unknown (the message lists the methods and names the nearest), or
@@ -86,6 +100,7 @@ def tensor_product(
         weighted=weighted,
         rank=rank,
         grid=grid,
+        spin=spin,
     )
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     known = inspect.signature(kind).parameters

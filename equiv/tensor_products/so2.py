@@ -172,13 +172,13 @@ class SO2TensorProduct(PathTensorProduct):
                 f"up to {len(frames) - 1}; make them with .frames() of the product of the highest "
                 "degree"
             )
-        shape1, _, shape = self._spherical_shapes
-        if shape1 is None or shape is None:
+        shape, _, shape_out = self._spherical_shapes
+        if shape is None or shape_out is None:
             spherical_shape(self.irreps_in1, "irreps_in1")  # one of the two raises and says why
             spherical_shape(self.irreps_out, "irreps_out")
-        if tuple(x.shape[-2:]) != shape1:
+        elif tuple(x.shape[-2:]) != shape:
             raise EquivError(
-                f"in_frames: expected x[..., {shape1[0]}, {shape1[1]}] for '{self.irreps_in1}', "
+                f"in_frames: expected x[..., {shape[0]}, {shape[1]}] for '{self.irreps_in1}', "
                 f"got {tuple(x.shape)}"
             )
         lead = torch.broadcast_shapes(*(d.shape[:-2] for d in frames))

@@ -1,0 +1,208 @@
+r"""The product of signals on the sphere and of their gradients: even and odd couplings."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from equiv.so3 import Irreps
+from equiv.so3.frames import edge_rotations
+from equiv.so3.gaunt import gaunt_coefficient
+from equiv.so3.grids import SphereGrid, lebedev_grid, product_grid
+from equiv.so3.recoupling import standard_3j
+from equiv.so3.tensor_harmonics import tensor_harmonics
+from equiv.tensor_products.sectors import SIGNS, Stacks
+from equiv.tensor_products.spherical import ChannelMode, SphericalTensorProduct
+
+_NAMES = {1: "natural", -1: "pseudo"}
+
+
+class VectorSignalTensorProduct(SphericalTensorProduct):
+    r"""Gaunt product for the even couplings, Poisson bracket for the odd ones, on one grid.
+
+    .. math::
+        z^\text{even}_{lm} = \int Y_{lm}\, f\, g\; d\Omega, \qquad
+        z^\text{odd}_{lm} = \sqrt2 \int Y_{lm}\;
+        \hat r \cdot (\nabla \tilde f \times \nabla \tilde g)\; d\Omega
+
+        f = \sum_{lm} x_{lm} Y_{lm}, \qquad
+        \tilde f = \sum_{l > 0, m} \frac{x_{lm}}{\sqrt{l(l+1)}}\, Y_{lm}
+
+    and :math:`g`, :math:`\tilde g` likewise of :math:`y`. The product of two scalar signals misses
+    every coupling with odd :math:`l_1 + l_2 + l_3`; the bracket of their gradients is
+    antisymmetric, turns like a pseudoscalar signal, and has all of them. With :math:`Y` of unit
+    norm and in the phases of :func:`equiv.so3.wigner_3j` every allowed coupling has a strictly
+    positive factor,
+
+    .. math::
+        \rho = \sqrt{\frac{(2l_1+1)(2l_2+1)(2l_3+1)}{4\pi}} \begin{cases}
+        \left| \begin{pmatrix} l_1 & l_2 & l_3 \\ 0 & 0 & 0 \end{pmatrix} \right|
+        & l_1 + l_2 + l_3 \text{ even} \\
+        \sqrt2 \left| \begin{pmatrix} l_1 & l_2 & l_3 \\ 1 & -1 & 0 \end{pmatrix} \right|
+        & l_1 + l_2 + l_3 \text{ odd} . \end{cases}
+
+    The roots of :math:`l(l+1)` give every degree the same weight and the :math:`\sqrt2` gives odd
+    couplings that of even ones. For two inputs of natural parity the even couplings are the outputs
+    of natural parity and the odd ones those of pseudo parity. If both parities come in, the two
+    products are taken of the sums of both parities and of their mirror images: four pointwise
+    products, whatever the parities.
+
+    In general signals may take values in irreps of degree :math:`s`: :math:`x` enters through the
+    tensor harmonics :math:`Y^{l_1 s_1}_{j_1}` (:mod:`equiv.so3.tensor_harmonics`), :math:`y`
+    through :math:`Y^{l_2 s_2}_{j_2}`, values are coupled point by point to :math:`s_3`, and
+    :func:`equiv.so3.tensor_harmonics.generalized_gaunt` is the factor of the coupling
+    :math:`(j_1, j_2, j_3)`. Any of :math:`(s_1, s_2, s_3)` = (0, 1, 1), (1, 1, 0) and (1, 1, 1)
+    reaches all odd couplings. The bracket is a case of (1, 1, 0) that needs the fewest fields: it
+    is :math:`-\nabla \tilde f \cdot (\hat r \times \nabla \tilde g)`, a gradient
+    (:math:`l_1 = j_1 \pm 1`) times a field without divergence (:math:`l_2 = j_2`). (Xie et al. 2025
+    and 2026.)
+
+    The grid is the smallest that is exact for the degree :math:`L_1 + L_2 + L_3`. Cost per row and
+    channel, with :math:`G \approx \tfrac13 (L_1 + L_2 + L_3 + 1)^2` points: :math:`3 G` times the
+    number of components of each input, :math:`G` times that of each parity of the output.
+
+    Args:
+        irreps_in1: see :class:`SphericalTensorProduct`.
+        irreps_in2: see :class:`SphericalTensorProduct`.
+        irreps_out: see :class:`SphericalTensorProduct`.
+        mode: see :class:`SphericalTensorProduct`.
+        weighted: see :class:`SphericalTensorProduct`.
+        rank: see :class:`SphericalTensorProduct`.
+        internal_weights: see :class:`SphericalTensorProduct`.
+
+    Raises:
+        EquivError: as :class:`SphericalTensorProduct`.
+    """
+
+    couples_odd = True
+
+    def __init__(
+        self,
+        irreps_in1: str | Irreps,
+        irreps_in2: str | Irreps,
+        irreps_out: str | Irreps | None = None,
+        *,
+        mode: ChannelMode | None = None,
+        weighted: bool = True,
+        rank: int | None = None,
+        internal_weights: bool = True,
+    ) -> None:
+        super().__init__(
+            irreps_in1,
+            irreps_in2,
+            irreps_out,
+            mode=mode,
+            weighted=weighted,
+            rank=rank,
+            internal_weights=internal_weights,
+        )
+        degree = sum(
+            max(s.l_max(sign) for sign in SIGNS)
+            for s in (self.sectors1, self.sectors2, self.sectors)
+        )
+        self.grid = _smallest_grid(degree)
+        for name, sectors, scale in (
+            ("fields1", self.sectors1, self.scale1),
+            ("fields2", self.sectors2, self.scale2),
+        ):
+            for sign in SIGNS:
+                if sectors.degrees(sign):
+                    fields = _fields(self.grid, sectors.l_max(sign)) * scale(sign)
+                    self.register_constant(f"{name}_{_NAMES[sign]}", fields.flatten(0, 1))
+        for sign in SIGNS:
+            if self.sectors.degrees(sign):
+                y = self.grid.harmonics(self.sectors.l_max(sign)).T * self.grid.weights
+                y = self.scale(sign)[:, None] * y
+                self.register_constant(f"projection_{_NAMES[sign]}", y)
+
+    def coupling(self, l1: int, l2: int, l3: int) -> float:
+        if (l1 + l2 + l3) % 2 == 0:
+            return gaunt_coefficient(l1, l2, l3)
+        dims = (2 * l1 + 1) * (2 * l2 + 1) * (2 * l3 + 1)
+        return math.sqrt(dims / (2 * math.pi)) * abs(standard_3j(l1, l2, l3, 1, -1))
+
+    def couple(self, x1: Stacks, x2: Stacks) -> Stacks:
+        f, g = self._signals("fields1", x1), self._signals("fields2", x2)
+        if len(f) == len(g) == 1:
+            # every output is one product of signals
+            ((sign1, a),) = f.items()
+            ((sign2, b),) = g.items()
+            even = sign1 * sign2
+            outputs = {
+                sign: _product(a, b) if sign == even else _bracket(a, b)
+                for sign in SIGNS
+                if self.sectors.degrees(sign)
+            }
+        else:
+            (a, c), (b, d) = map(_sum_and_mirror_image, (f, g))
+            here = _product(a, b) + _bracket(a, b)
+            there = _product(c, d) - _bracket(c, d)
+            outputs = {1: 0.5 * (here + there), -1: 0.5 * (here - there)}
+        natural, pseudo = (
+            self._components(sign, outputs[sign]) if self.sectors.degrees(sign) else None
+            for sign in SIGNS
+        )
+        return natural, pseudo
+
+    def _signals(
+        self, name: str, stacks: Stacks
+    ) -> dict[int, Float[Tensor, "3 points rows channels"]]:
+        """Values and two components of the gradient of every sector; rows and channels last."""
+        signals = {}
+        for sign, x in zip(SIGNS, stacks, strict=True):
+            if x is not None:
+                rows, components, channels = x.shape
+                columns = x.permute(1, 0, 2).reshape(components, rows * channels)
+                values = getattr(self, f"{name}_{_NAMES[sign]}") @ columns
+                signals[sign] = values.view(3, len(self.grid), rows, channels)
+        return signals
+
+    def _components(
+        self, sign: int, values: Float[Tensor, "points rows channels"]
+    ) -> Float[Tensor, "rows lm channels"]:
+        """Projection on the harmonics of one sector."""
+        _, rows, channels = values.shape
+        z = getattr(self, f"projection_{_NAMES[sign]}") @ values.flatten(1)
+        return z.unflatten(1, (rows, channels)).permute(1, 0, 2).contiguous()
+
+
+def _sum_and_mirror_image(signals: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+    """Natural plus pseudo signals, and what is seen of them after the inversion of r and signal."""
+    if len(signals) == 2:
+        return signals[1] + signals[-1], signals[1] - signals[-1]
+    ((sign, f),) = signals.items()
+    return f, sign * f
+
+
+def _product(
+    f: Float[Tensor, "3 points *columns"], g: Float[Tensor, "3 points *columns"]
+) -> Float[Tensor, "points *columns"]:
+    return f[0] * g[0]
+
+
+def _bracket(
+    f: Float[Tensor, "3 points *columns"], g: Float[Tensor, "3 points *columns"]
+) -> Float[Tensor, "points *columns"]:
+    return f[1] * g[2] - f[2] * g[1]
+
+
+def _smallest_grid(degree: int) -> SphereGrid:
+    """The fewest points with positive weights."""
+    lebedev = [lebedev_grid(n) for n in (degree, degree + 2) if n <= 131]
+    grids = [product_grid(degree), *(grid for grid in lebedev if grid.weights.min() > 0)]
+    return min(grids, key=len)
+
+
+def _fields(grid: SphereGrid, l_max: int) -> Float[Tensor, "3 points lm"]:
+    r"""Harmonics and two tangent components of :math:`2^{1/4}\, Y^{l,1}_l`."""
+    vectors = torch.cat(
+        [
+            tensor_harmonics(l, 1, l, grid.points) if l else grid.points.new_zeros(len(grid), 3, 1)
+            for l in range(l_max + 1)
+        ],
+        dim=2,
+    )
+    frames = edge_rotations(grid.points)[:, :, [2, 0]]  # z cross x points outward, along y
+    tangent = torch.einsum("gat,gam->tgm", frames, vectors)
+    return torch.cat([grid.harmonics(l_max)[None], 2**0.25 * tangent])
