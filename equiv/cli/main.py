@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "md": ("equiv.cli.md", "run molecular dynamics: NVE, Langevin or NPT"),
     "convert": ("equiv.cli.convert", "turn a mace-torch model into a model file of equiv"),
     "info": ("equiv.cli.info", "show what a model file holds, and verify it"),
+    "benchmark": ("equiv.cli.benchmark", "measure this package beside others on this machine"),
     "data": ("equiv.cli.data", "check data files before training on them"),
     "doctor": ("equiv.cli.doctor", "show versions, devices and extras, to paste into a report"),
 }
