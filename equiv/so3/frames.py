@@ -96,13 +96,13 @@ class WignerMatrices(ExactConstants):
         d = r
         for l in range(2, self.l_max + 1):
             n, m = 2 * l + 1, 2 * l - 1
-            half = (getattr(self, f"left_{l}") @ d.flatten(1)).view(n, 3, 1, m, rows)
+            half = (getattr(self, f"left_{l}") @ d.flatten(1)).reshape(n, 3, 1, m, rows)
             # sum over b, point by point: [c, b', a', rows]
             half = (
                 half[:, 0] * r[0, :, None] + half[:, 1] * r[1, :, None] + half[:, 2] * r[2, :, None]
             )
             d = torch.matmul(
-                getattr(self, f"right_{l}"), half.view(n, 3 * m, rows)
+                getattr(self, f"right_{l}"), half.reshape(n, 3 * m, rows)
             )  # [c, c', rows]
             matrices.append(d.permute(2, 0, 1).reshape(*lead, n, n))
         return matrices

@@ -198,3 +198,9 @@ def test_one_mode_at_a_time():
         SO2TensorProduct(
             "0e", "0e+1o", "0e+1o", instructions=[(0, 0, 0, "uvu", True), (0, 1, 1, "uvw", True)]
         )
+
+
+def test_one_edge():
+    so2, clebsch_gordan = both("both parities")
+    x, y, weight = inputs(so2, edges()[:1])
+    torch.testing.assert_close(so2(x, y, weight), clebsch_gordan(x, y, weight), atol=1e-12, rtol=0)
