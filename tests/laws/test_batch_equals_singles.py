@@ -5,16 +5,17 @@ import torch
 
 from equiv.nn.linear import ElementLinear
 from equiv.tensor_products.many_body import ManyBodyProduct
+from equiv.tensor_products.powers import PowerProduct
 from equiv.testing import check_model
 
 from .table import COUNTS, LAYERS
 
-BY_ELEMENT = (ElementLinear, ManyBodyProduct)
+BY_ELEMENT = (ElementLinear, ManyBodyProduct, PowerProduct)
 
 
 @pytest.mark.parametrize(
     "layer_of_rows",
-    [e for e in LAYERS if e.groups is not None and e.kind not in BY_ELEMENT],
+    [e for e in LAYERS if e.groups is not None and not issubclass(e.kind, BY_ELEMENT)],
     ids=lambda e: e.name,
 )
 def test_rows_alone_give_the_same_as_in_a_batch(layer_of_rows):
@@ -28,7 +29,7 @@ def test_rows_alone_give_the_same_as_in_a_batch(layer_of_rows):
 
 
 @pytest.mark.parametrize(
-    "by_element", [e for e in LAYERS if e.kind in BY_ELEMENT], ids=lambda e: e.name
+    "by_element", [e for e in LAYERS if issubclass(e.kind, BY_ELEMENT)], ids=lambda e: e.name
 )
 def test_atoms_alone_give_the_same_as_among_other_elements(by_element):
     layer, (x,) = by_element.made(), by_element.given()
@@ -41,7 +42,7 @@ def test_atoms_alone_give_the_same_as_among_other_elements(by_element):
 
 
 @pytest.mark.parametrize(
-    "by_element", [e for e in LAYERS if e.kind in BY_ELEMENT], ids=lambda e: e.name
+    "by_element", [e for e in LAYERS if issubclass(e.kind, BY_ELEMENT)], ids=lambda e: e.name
 )
 def test_no_atoms_at_all_are_no_error(by_element):
     layer, (x,) = by_element.made(), by_element.given()

@@ -14,11 +14,12 @@ from equiv.constants import ExactConstants
 from equiv.models import MODELS as REGISTRY
 from equiv.models import Model
 from equiv.tensor_products import PathTensorProduct, TensorProduct
+from equiv.tensor_products.powers import PowerProduct
 
 from .table import LAYERS, MODEL_KINDS, MODELS
 
 # Bases that compute nothing themselves.
-BASES = {ExactConstants, TensorProduct, PathTensorProduct}
+BASES = {ExactConstants, PowerProduct, TensorProduct, PathTensorProduct}
 PACKAGES = (equiv.nn, equiv.message_passing, equiv.tensor_products, equiv.models)
 
 
