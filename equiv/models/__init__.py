@@ -7,10 +7,11 @@ import torch
 from equiv.choices import choose
 from equiv.models.interface import Model, Prediction
 from equiv.models.mace import MACE
+from equiv.models.variant_mace import VariantMACE
 
-__all__ = ["MACE", "MODELS", "Model", "Prediction", "build_model"]
+__all__ = ["MACE", "MODELS", "Model", "Prediction", "VariantMACE", "build_model"]
 
-MODELS: dict[str, type[Model]] = {MACE.name: MACE}
+MODELS: dict[str, type[Model]] = {MACE.name: MACE, VariantMACE.name: VariantMACE}
 """Architectures that recipes and model files may name. Nothing else is built from a file."""
 
 

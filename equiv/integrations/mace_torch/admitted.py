@@ -1,4 +1,4 @@
-"""Which classes a mace-torch model may hold, and what to say of the ones that mean another model."""
+"""Which classes a mace-torch model may hold, and what to say of those of other models."""
 
 import struct
 from typing import Any

@@ -8,7 +8,7 @@ from typing import Any
 
 from equiv.errors import EquivError
 from equiv.integrations.mace_torch.reading import read_mace_torch
-from equiv.integrations.mace_torch.state import mace_from_state_dict
+from equiv.integrations.mace_torch.state import map_state
 from equiv.models import Model
 
 PathLike = str | os.PathLike[str]
@@ -21,10 +21,14 @@ class Conversion:
     Attributes:
         model: with the weights of the file and the dtype they had; its card says where it is from.
         configuration: what mace-torch's constructor was given.
+        residual: the largest component of mace-torch's coupling tensors that ours do not reach.
+        rounding: the largest relative rounding of constants in the file.
     """
 
     model: Model
     configuration: dict[str, Any]
+    residual: float
+    rounding: float
 
 
 def convert_mace_torch(path: PathLike, *, head: str | None = None) -> Conversion:
@@ -43,11 +47,12 @@ def convert_mace_torch(path: PathLike, *, head: str | None = None) -> Conversion
     """
     torch_mace = read_mace_torch(path)
     try:
-        model = mace_from_state_dict(torch_mace.state, torch_mace.configuration, head=head)
+        mapped = map_state(torch_mace.state, torch_mace.configuration, head=head)
     except EquivError as error:
         raise EquivError(f"{os.fspath(path)}: {error}") from error.__cause__
+    model = mapped.model
     model.card = _card(Path(path), torch_mace.configuration, head)
-    return Conversion(model, torch_mace.configuration)
+    return Conversion(model, torch_mace.configuration, mapped.residual, mapped.rounding)
 
 
 def _card(path: Path, configuration: dict[str, Any], head: str | None) -> dict[str, Any]:

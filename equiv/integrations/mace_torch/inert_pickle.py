@@ -55,8 +55,11 @@ EMPTY: dict[str, Callable[[], Any]] = {
     "EMPTY_SET": list,  # of no interest here beyond its contents
 }
 LITERALS = frozenset(
-    "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
-    "BINBYTES SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING".split()
+    (
+        *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+        *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING"),
+    )
 )
 PUTS = frozenset(("PUT", "BINPUT", "LONG_BINPUT"))
 GETS = frozenset(("GET", "BINGET", "LONG_BINGET"))
@@ -159,8 +162,8 @@ class InertReader:
     def _name(self, named: Global) -> None:
         if named not in self.calls and not self.admits(named):
             raise ModelFileError(
-                f"the pickle in it names {str(named)[:100]}, which no mace-torch model needs; it is "
-                "refused, and nothing of it was run"
+                f"the pickle in it names {str(named)[:100]}, which no mace-torch model needs; "
+                "it is refused, and nothing of it was run"
             )
         self.stack.append(named)
 

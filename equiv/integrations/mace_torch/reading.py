@@ -31,8 +31,8 @@ class TorchMACE:
 def read_mace_torch(path: PathLike) -> TorchMACE:
     """Read a ``.model`` file of mace-torch without mace-torch, e3nn or Python's unpickler.
 
-    The pickle in the file is interpreted as data (:mod:`equiv.integrations.mace_torch.inert_pickle`):
-    whatever it says, nothing of it is run.
+    The pickle in the file is interpreted as data: whatever it says, nothing of it is run
+    (:mod:`equiv.integrations.mace_torch.inert_pickle`).
 
     Raises:
         ModelFileError: the file is damaged, foreign, asks for code, or holds another model.
@@ -53,8 +53,9 @@ _CHILDREN = {
     "products readouts pair_repulsion_fn joint_embedding embedding_readout scale_shift",
     "RadialEmbeddingBlock": "bessel_fn distance_transform cutoff_fn",
     "EquivariantProductBasisBlock": "symmetric_contractions linear",
-    "Interaction": "linear_up conv_tp conv_tp_weights linear skip_tp reshape density_fn linear_down "
-    "skip_linear source_embedding target_embedding equivariant_nonlin linear_res linear_1 linear_2",
+    "Interaction": "linear_up conv_tp conv_tp_weights linear skip_tp reshape density_fn "
+    "linear_down skip_linear source_embedding target_embedding equivariant_nonlin linear_res "
+    "linear_1 linear_2",
     "Readout": "linear linear_1 linear_2 linear_mid non_linearity",
 }
 _RADIAL = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}

@@ -1,76 +1,53 @@
 """Weights of mace-torch models, in our layout and with the same numbers."""
 
 import math
-from collections.abc import Mapping
-from itertools import permutations
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from ase.data import chemical_symbols
-from e3nn.math import normalize2mom
-from jaxtyping import Float
-from torch import Tensor
+from ase.data import chemical_symbols, covalent_radii
+from torch import Tensor, nn
 
 from equiv.errors import EquivError
+from equiv.integrations.mace_torch.couplings import expand_couplings
+from equiv.integrations.mace_torch.flat_weights import FlatWeights
+from equiv.integrations.mace_torch.form import Form, form_of
+from equiv.integrations.mace_torch.interactions import E3NN_GAINS, InteractionMap
 from equiv.models import MACE
 from equiv.models.mace import MACELayer
+from equiv.models.variant_mace import VariantLayer, VariantMACE
 from equiv.nn import LinearReadout, NonlinearReadout
+from equiv.nn.activated_readout import ActivatedReadout, DeepReadout
 from equiv.nn.mlp import SILU_GAIN
-from equiv.so3 import natural_irreps, parse_irreps, spherical_shape, symmetric_couplings
-from equiv.tensor_products import SymmetricPolynomial
+from equiv.so3 import symmetric_couplings
+from equiv.tensor_products import ManyBodyProduct, SymmetricPolynomial
 
-# What a configuration may say about parts of mace-torch that our model does not have.
-_ONLY: dict[str, tuple[Any, ...]] = {
-    "model": ("ScaleShiftMACE",),
-    "interaction_cls_first": ("RealAgnosticInteractionBlock",),
-    "interaction_cls": ("RealAgnosticResidualInteractionBlock",),
-    "gate": ("silu",),
-    "radial_type": ("bessel",),
-    "distance_transform": (None, "None"),
-    "readout_cls": ("NonLinearReadoutBlock",),
-    "pair_repulsion": (False,),
-    "apply_cutoff": (True,),
-    "use_edge_irreps_first": (False, None),
-    "use_so3": (False,),
-    "use_agnostic_product": (False,),
-    "use_last_readout_only": (False,),
-    "use_embedding_readout": (False,),
-    "embedding_specs": (None,),
-    "keep_last_layer_irreps": (False,),
-}
-_NEEDED = (
-    "hidden_irreps",
-    "MLP_irreps",
-    "max_ell",
-    "num_interactions",
-    "correlation",
-    "num_bessel",
-    "num_polynomial_cutoff",
-    "radial_MLP",
-    "avg_num_neighbors",
-    "r_max",
-    "atomic_numbers",
-)
-# The state dict says the same, or the choice has no bearing on the numbers.
-_REDUNDANT = (
-    "num_elements",
-    "atomic_energies",
-    "atomic_inter_scale",
-    "atomic_inter_shift",
-    "heads",
-    "use_reduced_cg",
-    "cueq_config",
-    "oeq_config",
-    "lammps_mliap",
-    "activation_gains",
-    "edge_irreps",
-)
+SINGLE_PRECISION = 1e-6  # relative error that float32 may leave in a constant
+EXACT = 1e-13
+
+
+@dataclass
+class Mapped:
+    """A model with the weights of mace-torch.
+
+    Attributes:
+        model: ours.
+        residual: the largest component of mace-torch's coupling tensors that our basis of
+            symmetric couplings does not reach.
+        rounding: the largest relative deviation of mace-torch's constants (radii, exponents, ...)
+            from their values in float64; models built in float32 have them rounded.
+    """
+
+    model: MACE | VariantMACE
+    residual: float = 0.0
+    rounding: float = 0.0
 
 
 def mace_from_state_dict(
     state: Mapping[str, Tensor], configuration: Mapping[str, Any], *, head: str | None = None
-) -> MACE:
-    r"""Rebuild a mace-torch ``ScaleShiftMACE`` as :class:`equiv.models.MACE`, equal to rounding.
+) -> MACE | VariantMACE:
+    r"""Rebuild a potential of mace-torch as one of ours, equal to rounding.
 
     .. math::
         E_\text{ours}(r; W') = E_\text{mace-torch}(r; W), \qquad W' = \mathcal{M}\, W
@@ -84,10 +61,11 @@ def mace_from_state_dict(
     - Its couplings :math:`U` of the many-body product (buffers in the state dict) are an
       overcomplete set of tensors; contracted with a power of one vector only their symmetric part
       counts, which is expanded in our orthonormal basis.
-    - e3nn normalises SiLU with a constant drawn by Monte Carlo; the ratio to ours goes into the
-      matrix behind it.
+    - e3nn normalises activations with constants drawn by Monte Carlo; their ratios to ours go into
+      the matrices behind them.
 
-    The model has the dtype of the state; the map is computed in float64.
+    The model has the dtype of the state; the map is computed in float64. It is a
+    :class:`equiv.models.MACE` if that has the form, else a :class:`equiv.models.VariantMACE`.
 
     Args:
         state: ``model.state_dict()``, on any device. A model file of mace-torch is a pickle, which
@@ -97,279 +75,261 @@ def mace_from_state_dict(
             ``hidden_irreps``, ``MLP_irreps``, ``avg_num_neighbors``, ``atomic_numbers``,
             ``correlation``, ``radial_MLP`` and those that name a variant (``gate``, ...), if they
             were not left at their defaults.
+        head: which head to keep, if there are several.
 
     Raises:
-        EquivError: the configuration names something our model does not have or is incomplete, or
+        EquivError: the configuration names something our models do not have or is incomplete, or
             the state does not fit it: a tensor is missing, left over, or of another shape.
 
     Batatia et al. 2022 (MACE); the form converted is that of mace-torch 0.3.
     """
-    recipe = _recipe(state, configuration)
-    model = MACE(**recipe).to(torch.float64)
-    weights = _Weights(state)
-    order = _element_order(configuration)
-    num_elements, channels = len(order), recipe["channels"]
-    with torch.no_grad():
-        shape = (num_elements, channels)
-        (embedding,) = weights.blocks("node_embedding.linear.weight", [shape])
-        model.embedding.copy_(embedding[order])
-        for t, (layer, readout) in enumerate(zip(model.layers, model.readouts, strict=True)):
-            assert isinstance(layer, MACELayer)
-            assert isinstance(readout, LinearReadout | NonlinearReadout)
-            _convert_layer(layer, weights, t, order)
-            _convert_readout(readout, weights, f"readouts.{t}")
-    _check_radial_basis(model, weights)
+    return map_state(state, configuration, head=head).model
+
+
+def map_state(
+    state: Mapping[str, Tensor], configuration: Mapping[str, Any], *, head: str | None = None
+) -> Mapped:
+    """As :func:`mace_from_state_dict`, with what there is to say about the map."""
+    form = form_of(configuration)
+    weights = FlatWeights(state)
+    mapped = _Mapping(form, weights, _head(form, head)).run()
     weights.refuse_leftovers()
-    dtype = state["node_embedding.linear.weight"].dtype
-    return model.to(dtype).eval()
+    mapped.model.to(state["node_embedding.linear.weight"].dtype).eval()
+    return mapped
 
 
-class _Weights:
-    """A state dict that remembers what was taken from it."""
+def _head(form: Form, head: str | None) -> int:
+    """Which head, counted."""
+    heads = form.heads
+    if head is not None and head not in heads:
+        raise EquivError(f"there is no head {head!r} in this model; it has {', '.join(heads)}")
+    if head is None and len(heads) > 1:
+        raise EquivError(
+            f"this model has several heads: {', '.join(heads)}; name one (--head). They differ in "
+            "level of theory; of fine-tuned foundation models `pt_head` is the original"
+        )
+    return 0 if head is None else heads.index(head)
 
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self.state = state
-        self.taken: set[str] = set()
 
-    def take(self, name: str) -> Tensor:
-        if name not in self.state:
+class _Mapping:
+    def __init__(self, form: Form, weights: FlatWeights, head: int) -> None:
+        self.form, self.weights, self.head = form, weights, head
+        self.order = sorted(range(len(form.numbers)), key=form.numbers.__getitem__)
+        self.gains = {**E3NN_GAINS, **form.gains, "identity": 1.0}
+        self.rounding = self.residual = 0.0
+
+    def run(self) -> Mapped:
+        try:
+            model = self._build()
+        except EquivError:
+            raise
+        except ValueError as error:
+            raise EquivError(f"a model like this cannot be built here: {error}") from error
+        model.to(torch.float64)
+        with torch.no_grad():
+            self._fill(model)
+        return Mapped(model, self.residual, self.rounding)
+
+    def _build(self) -> MACE | VariantMACE:
+        form, symbols = self.form, [chemical_symbols[z] for z in self.form.numbers]
+        found = [int(z) for z in self.weights.take("atomic_numbers").tolist()]
+        if found != list(form.numbers):
             raise EquivError(
-                f"the mace-torch state has no tensor {name}; it is not a ScaleShiftMACE of the "
-                "form in the configuration"
+                f"atomic_numbers {list(form.numbers)} of the configuration are not those of the "
+                f"state, {found}"
             )
-        self.taken.add(name)
-        return self.state[name].detach().to(device="cpu", dtype=torch.float64)
-
-    def blocks(self, name: str, shapes: list[tuple[int, ...]]) -> list[Tensor]:
-        """Matrices that e3nn keeps end to end in one vector."""
-        flat = self.take(name).flatten()
-        sizes = [math.prod(shape) for shape in shapes]
-        if flat.numel() != sum(sizes):
+        scale, shift = 1.0, 0.0
+        if form.scale_shift:
+            scale, shift = (self._of_head(f"scale_shift.{name}") for name in ("scale", "shift"))
+        energies = self.weights.take("atomic_energies_fn.atomic_energies")
+        energies = energies.reshape(-1, energies.shape[-1])
+        if energies.shape != (len(form.heads), len(symbols)):
             raise EquivError(
-                f"the mace-torch tensor {name} has {flat.numel()} numbers, the configuration asks "
-                f"for {sum(sizes)}; do hidden_irreps, max_ell and MLP_irreps belong to this state?"
+                f"atomic_energies has shape {tuple(energies.shape)} for {len(form.heads)} heads "
+                f"and {len(symbols)} elements"
             )
-        parts = flat.split(sizes)
-        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-    def refuse_leftovers(self) -> None:
-        left = [
-            name
-            for name, value in self.state.items()
-            if name not in self.taken and value.numel() and not _is_bookkeeping(name)
+        shared: dict[str, Any] = {
+            "elements": symbols,
+            "cutoff": self.weights.take("r_max").item(),
+            "channels": form.channels,
+            "hidden_degree": form.hidden_degree,
+            "edge_degree": form.edge_degree,
+            "num_radial": form.num_radial,
+            "cutoff_power": form.cutoff_power,
+            "radial_hidden": list(form.radial_hidden),
+            "readout_hidden": form.readout_hidden,
+            "mean_neighbors": form.mean_neighbors,
+            "reference_energies": dict(zip(symbols, energies[self.head].tolist(), strict=True)),
+            "scale": scale,
+            "shift": shift,
+        }
+        frequencies = self._check_radial(shared["cutoff"])
+        if form.is_plain and frequencies is None:
+            return MACE(**shared, layers=form.layers, correlation=form.correlation[0])
+        known = [
+            [term for term in terms if term[1] <= degree]
+            for terms, degree in zip(form.sender_irreps, form.degrees, strict=True)
         ]
-        if left:
-            raise EquivError(
-                f"the mace-torch state holds {len(left)} tensors that our model has no place for: "
-                + ", ".join(sorted(left)[:5])
-                + (" ..." if len(left) > 5 else "")
-            )
-
-
-def _is_bookkeeping(name: str) -> bool:
-    """Buffers of e3nn and mace-torch that follow from the shapes."""
-    last = name.rsplit(".", 1)[-1]
-    return (
-        last in ("output_mask", "num_interactions") or last.endswith("_zeroed") or "_w3j_" in last
-    )
-
-
-def _recipe(state: Mapping[str, Tensor], configuration: Mapping[str, Any]) -> dict[str, Any]:
-    missing = [key for key in _NEEDED if key not in configuration]
-    if missing:
-        raise EquivError(f"the mace-torch configuration lacks {', '.join(missing)}")
-    for key, value in configuration.items():
-        if key in _ONLY and value not in _ONLY[key]:
-            raise EquivError(
-                f"mace-torch models with {key}={value!r} cannot be converted; "
-                f"only {' or '.join(repr(v) for v in _ONLY[key])}"
-            )
-        if key not in _ONLY and key not in _NEEDED and key not in _REDUNDANT:
-            raise EquivError(
-                f"unknown entry {key}={value!r} in the mace-torch configuration: it may change the "
-                "numbers, so it is not ignored"
-            )
-    heads = configuration.get("heads") or ["Default"]
-    if len(heads) != 1:
-        raise EquivError(
-            f"mace-torch models with several heads ({', '.join(heads)}) cannot be converted"
+        return VariantMACE(
+            **shared,
+            correlation=form.correlation,
+            interactions=form.interactions,
+            sender_channels=[max((mul for mul, _ in terms), default=1) for terms in known],
+            sender_degree=[max((l for _, l in terms), default=0) for terms in known],
+            element_products=form.element_products,
+            radial_functions=form.radial_functions,
+            frequencies=frequencies,
+            distance_transform=form.distance_transform,
+            envelope="weights" if form.envelope_on_weights else "functions",
+            readouts=form.readouts,
+            activation=form.activation,
+            repulsion=self._check_repulsion() if form.repulsion else None,
         )
-    channels, hidden_degree = _hidden(configuration["hidden_irreps"])
-    readout = parse_irreps(configuration["MLP_irreps"], "MLP_irreps")
-    if not readout.dim or any(str(ir) != "0e" for _, ir in readout):
-        raise EquivError(f"MLP_irreps must be even scalars such as 16x0e, got {readout}")
-    numbers = [int(z) for z in configuration["atomic_numbers"]]
-    weights = _Weights(state)
-    energies, scale, shift, cutoff = (
-        weights.take(name).flatten().tolist()
-        for name in (
-            "atomic_energies_fn.atomic_energies",
-            "scale_shift.scale",
-            "scale_shift.shift",
-            "r_max",
+
+    def _fill(self, model: MACE | VariantMACE) -> None:
+        shape = (len(self.order), self.form.channels)
+        (embedding,) = self.weights.blocks("node_embedding.linear.weight", [shape])
+        model.embedding.copy_(embedding[self.order])
+        for t, layer in enumerate(model.layers):
+            interaction = InteractionMap(self.form, self.weights, t, self.order)
+            if isinstance(layer, MACELayer):
+                interaction.fill(layer)
+                self._fill_product(layer.product, layer.linear_product.weights, t)
+            else:
+                assert isinstance(layer, VariantLayer)
+                interaction.fill(layer.interaction)
+                self._fill_product(layer.product, layer.linear.weights, t)
+        present = [t for t, kind in enumerate(self.form.readouts) if kind != "none"]
+        for number, t in enumerate(present):
+            readout = model.readouts[t] if isinstance(model, MACE) else model.readouts[str(t)]
+            self._fill_readout(readout, f"readouts.{number}", t)
+
+    def _fill_product(self, product: ManyBodyProduct, mixing: Sequence[Tensor], t: int) -> None:
+        here, channels = f"products.{t}", self.form.channels
+        last = t == self.form.layers - 1
+        theirs = 0 if last and not self.form.tensors_at_the_end else self.form.hidden_degree
+        matrices = self.weights.blocks(
+            f"{here}.linear.weight", [(channels, channels)] * (theirs + 1)
         )
-    )
-    if [int(z) for z in weights.take("atomic_numbers").tolist()] != numbers or len(energies) != len(
-        numbers
-    ):
-        raise EquivError(
-            f"atomic_numbers {numbers} of the configuration are not those of the state"
-        )
-    return {
-        "elements": numbers,
-        "cutoff": cutoff[0],
-        "channels": channels,
-        "hidden_degree": hidden_degree,
-        "edge_degree": int(configuration["max_ell"]),
-        "layers": int(configuration["num_interactions"]),
-        "correlation": _correlation(configuration["correlation"]),
-        "num_radial": int(configuration["num_bessel"]),
-        "cutoff_power": int(configuration["num_polynomial_cutoff"]),
-        "radial_hidden": [int(width) for width in configuration["radial_MLP"]],
-        "readout_hidden": readout.dim,
-        "mean_neighbors": float(configuration["avg_num_neighbors"]),
-        "reference_energies": {
-            chemical_symbols[z]: energy for z, energy in zip(numbers, energies, strict=True)
-        },
-        "scale": scale[0],
-        "shift": shift[0],
-    }
-
-
-def _hidden(irreps: Any) -> tuple[int, int]:
-    hidden = parse_irreps(irreps, "hidden_irreps")
-    degree, channels = spherical_shape(hidden, "hidden_irreps")
-    if hidden != natural_irreps(degree, channels):
-        raise EquivError(
-            "hidden_irreps must name every degree once and in order, such as 64x0e + 64x1o; "
-            f"got {hidden}"
-        )
-    return channels, degree
-
-
-def _correlation(value: Any) -> int:
-    orders = {int(v) for v in value} if isinstance(value, list | tuple) else {int(value)}
-    if len(orders) != 1:
-        raise EquivError(f"correlation must be the same in every layer, got {value}")
-    return orders.pop()
-
-
-def _element_order(configuration: Mapping[str, Any]) -> list[int]:
-    """Where each of our elements, which ascend, stands in mace-torch's list."""
-    numbers = [int(z) for z in configuration["atomic_numbers"]]
-    return sorted(range(len(numbers)), key=numbers.__getitem__)
-
-
-def _convert_layer(layer: MACELayer, weights: _Weights, t: int, order: list[int]) -> None:
-    here = f"interactions.{t}"
-    for linear, name in (
-        (layer.linear_up, f"{here}.linear_up"),
-        (layer.linear, f"{here}.linear"),
-        (layer.linear_product, f"products.{t}.linear"),
-    ):
-        shapes = [tuple(weight.shape) for weight in linear.weights]
-        for weight, matrix in zip(
-            linear.weights, weights.blocks(f"{name}.weight", shapes), strict=True
-        ):
+        for weight, matrix in zip(mixing, matrices, strict=False):
             weight.copy_(matrix)
+        contractions = f"{here}.symmetric_contractions.contractions"
+        for l in range(theirs + 1):
+            if l >= len(product.polynomials):
+                self.weights.drop(f"{contractions}.{l}.")
+                continue
+            polynomial = product.polynomials[l]
+            assert isinstance(polynomial, SymmetricPolynomial)
+            self._fill_polynomial(polynomial, l, f"{contractions}.{l}")
 
-    gain = _e3nn_silu_gain() / SILU_GAIN
-    radial = list(layer.radial_mlp.weights)
-    for k, weight in enumerate(radial):
-        name = f"{here}.conv_tp_weights.layer{k}.weight"
-        (matrix,) = weights.blocks(name, [tuple(weight.shape)])
-        weight.copy_(matrix if k == 0 else gain * matrix)
-    signs = torch.tensor([(-1.0) ** l2 for _, l2, _ in layer.convolution.paths])
-    radial[-1].mul_(signs.repeat_interleave(layer.convolution.channels))
-
-    _, degrees, channels_in, channels_out = layer.skip.weight.shape
-    shapes = [(channels_in, len(order), channels_out)] * degrees
-    for l, matrix in enumerate(weights.blocks(f"{here}.skip_tp.weight", shapes)):
-        layer.skip.weight[:, l] = matrix[:, order].transpose(0, 1)
-
-    for l, polynomial in enumerate(layer.product.polynomials):
-        assert isinstance(polynomial, SymmetricPolynomial)
-        name = f"products.{t}.symmetric_contractions.contractions.{l}"
+    def _fill_polynomial(self, polynomial: SymmetricPolynomial, l: int, name: str) -> None:
         top = polynomial.correlation
         for nu, weight in enumerate(polynomial.weights, start=1):
-            w = weights.take(
+            w = self.weights.take(
                 f"{name}.weights_max" if nu == top else f"{name}.weights.{top - 1 - nu}"
             )
-            u = weights.take(f"{name}.U_matrix_{nu}")
+            u = self.weights.take(f"{name}.U_matrix_{nu}")
             if l == 0:
                 u = u.unsqueeze(0)
-            projection = _projection(u, symmetric_couplings(layer.product.degree_in, nu, l), name)
-            weight.copy_(torch.einsum("kp,zpc->zkc", projection, w[order]))
+            ours = symmetric_couplings(polynomial.degree_in, nu, l)
+            coefficients, residual = expand_couplings(u, ours, name)
+            self.residual = max(self.residual, residual)
+            if self.form.element_products:
+                if w.shape[0] != len(self.order):
+                    raise EquivError(f"{name} has weights for {w.shape[0]} elements")
+                w = w[self.order]
+            weight.copy_(torch.einsum("kp,zpc->zkc", coefficients, w))
 
-
-def _projection(
-    theirs: Float[Tensor, "m *components paths"], ours: Float[Tensor, "k m *components"], name: str
-) -> Float[Tensor, "k paths"]:
-    """Expand the symmetric part of each of their couplings in our basis."""
-    nu = theirs.ndim - 2
-    if theirs.shape[:-1] != ours.shape[1:]:
-        raise EquivError(
-            f"{name}: U has shape {tuple(theirs.shape)}, expected {tuple(ours.shape[1:])} and paths"
-        )
-    orders = list(permutations(range(1, nu + 1)))
-    symmetric = torch.stack([theirs.permute(0, *p, nu + 1) for p in orders]).mean(0)
-    matrix, target = ours.flatten(1).T, symmetric.reshape(-1, theirs.shape[-1])
-    projection = matrix.T @ target  # our basis is orthonormal
-    residual = (matrix @ projection - target).abs().max().item() if target.numel() else 0.0
-    # float32 models store their couplings in float32
-    if residual > 1e-5 * max(target.abs().max().item(), 1.0):
-        raise EquivError(
-            f"{name}: the order-{nu} couplings are not equivariant in e3nn's conventions "
-            f"(residual {residual:.1e}); the state is damaged or from another program"
-        )
-    return projection
-
-
-def _convert_readout(
-    readout: LinearReadout | NonlinearReadout, weights: _Weights, name: str
-) -> None:
-    # Only the invariant channels reach an energy, so e3nn stores weights for them alone.
-    if isinstance(readout, LinearReadout):
-        readout.weight.copy_(
-            weights.blocks(f"{name}.linear.weight", [tuple(readout.weight.shape)])[0]
-        )
-        return
-    gain = _e3nn_silu_gain() / SILU_GAIN
-    readout.hidden.copy_(
-        weights.blocks(f"{name}.linear_1.weight", [tuple(readout.hidden.shape)])[0]
-    )
-    readout.weight.copy_(
-        gain * weights.blocks(f"{name}.linear_2.weight", [tuple(readout.weight.shape)])[0]
-    )
-
-
-def _e3nn_silu_gain() -> float:
-    """The factor before SiLU in every e3nn network: a fixed Monte Carlo estimate of ours."""
-    return float(cast(float, normalize2mom(torch.nn.functional.silu).cst))
-
-
-def _check_radial_basis(model: MACE, weights: _Weights) -> None:
-    """Refuse trained Bessel frequencies and a cutoff that contradicts the configuration."""
-    cutoff, num = model.cutoff, model.recipe["num_radial"]
-    facts = {
-        "radial_embedding.bessel_fn.bessel_weights": torch.arange(1, num + 1) * math.pi / cutoff,
-        "radial_embedding.bessel_fn.prefactor": torch.tensor(math.sqrt(2 / cutoff)),
-        "radial_embedding.bessel_fn.r_max": torch.tensor(cutoff),
-        "radial_embedding.cutoff_fn.r_max": torch.tensor(cutoff),
-        "radial_embedding.cutoff_fn.p": torch.tensor(model.recipe["cutoff_power"]),
-    }
-    for name in (
-        "r_max",
-        "atomic_numbers",
-        "atomic_energies_fn.atomic_energies",
-        "scale_shift.scale",
-        "scale_shift.shift",
-    ):
-        weights.take(name)
-    for name, expected in facts.items():
-        found = weights.take(name)
-        if found.shape != expected.shape or not torch.allclose(found, expected.double(), rtol=1e-5):
-            raise EquivError(
-                f"{name} of the state is {found.tolist()}, the configuration asks for "
-                f"{expected.tolist()}; trained or foreign radial functions cannot be converted"
+    def _fill_readout(self, readout: nn.Module, name: str, t: int) -> None:
+        """The columns of one head."""
+        heads, head, channels = len(self.form.heads), self.head, self.form.channels
+        if isinstance(readout, LinearReadout):
+            (weight,) = self.weights.blocks(f"{name}.linear.weight", [(channels, heads)])
+            readout.weight.copy_(weight[:, head : head + 1])
+            return
+        assert isinstance(readout, NonlinearReadout | ActivatedReadout | DeepReadout)
+        hidden = self.form.readout_hidden
+        own = slice(head * hidden, (head + 1) * hidden)
+        gain = self.gains["silu"] / SILU_GAIN
+        if not isinstance(readout, NonlinearReadout):
+            gain = self.gains[self.form.activation] / readout.gain
+        gain /= math.sqrt(heads)  # e3nn divides by the widths of all heads together
+        (first,) = self.weights.blocks(f"{name}.linear_1.weight", [(channels, heads * hidden)])
+        readout.hidden.copy_(first[:, own])
+        (final,) = self.weights.blocks(f"{name}.linear_2.weight", [(heads * hidden, heads)])
+        readout.weight.copy_(gain * final[own, head : head + 1])
+        if isinstance(readout, DeepReadout):
+            shape = (heads * hidden, heads * hidden)
+            (middle,) = self.weights.blocks(f"{name}.linear_mid.weight", [shape])
+            readout.middle.copy_(gain * middle[own, own])
+            readout.middle_bias.copy_(
+                self.weights.take(f"{name}.linear_mid.bias", (heads * hidden,))[own]
             )
+            readout.bias.copy_(
+                self.weights.take(f"{name}.linear_2.bias", (heads,))[head : head + 1]
+            )
+
+    def _of_head(self, name: str) -> float:
+        values = self.weights.take(name).flatten().tolist()
+        if len(values) != len(self.form.heads):
+            raise EquivError(f"{name} has {len(values)} values for {len(self.form.heads)} heads")
+        return values[self.head]
+
+    def _check_radial(self, cutoff: float) -> list[float] | None:
+        """Compare radial constants; the Bessel frequencies if they are not the usual ones."""
+        form, here = self.form, "radial_embedding"
+        self._constant(f"{here}.cutoff_fn.r_max", torch.tensor(cutoff))
+        self._constant(f"{here}.cutoff_fn.p", torch.tensor(form.cutoff_power))
+        if form.distance_transform != "none":
+            constants = {"agnesi": {"a": 1.0805, "q": 0.9183, "p": 4.5791}, "soft": {"alpha": 4.0}}
+            for key, value in constants[form.distance_transform].items():
+                self._constant(f"{here}.distance_transform.{key}", torch.tensor(value).double())
+            self._radii(f"{here}.distance_transform.covalent_radii")
+        num = form.num_radial
+        if form.radial_functions == "gaussian":
+            centers = torch.linspace(0, cutoff, num, dtype=torch.float64)
+            self._constant(f"{here}.bessel_fn.gaussian_weights", centers)
+            return None
+        counted = torch.arange(1, num + 1, dtype=torch.float64)
+        if form.radial_functions == "frozen_chebyshev":
+            self._constant(f"{here}.bessel_fn.n", counted[None])
+            return None
+        self._constant(f"{here}.bessel_fn.r_max", torch.tensor(cutoff))
+        self._constant(f"{here}.bessel_fn.prefactor", torch.tensor(math.sqrt(2 / cutoff)).double())
+        found = self.weights.take(f"{here}.bessel_fn.bessel_weights", (num,))
+        deviation = (found * cutoff / math.pi / counted - 1).abs().max().item()
+        if deviation < SINGLE_PRECISION:
+            self.rounding = max(self.rounding, deviation)
+            return None
+        return found.tolist()
+
+    def _check_repulsion(self) -> int:
+        here = "pair_repulsion_fn"
+        for name, value in {
+            "c": [0.1818, 0.5099, 0.2802, 0.02817],
+            "a_exp": 0.3,
+            "a_prefactor": 0.4543,
+        }.items():
+            self._constant(f"{here}.{name}", torch.tensor(value, dtype=torch.float64))
+        self._radii(f"{here}.covalent_radii")
+        return int(self.weights.take(f"{here}.p").item())
+
+    def _radii(self, name: str) -> None:
+        self._constant(name, torch.as_tensor(covalent_radii, dtype=torch.float64))
+
+    def _constant(self, name: str, expected: Tensor) -> None:
+        found = self.weights.take(name).reshape(expected.shape)
+        expected = expected.double()
+        deviation = ((found - expected).abs() / expected.abs().clamp(min=1.0)).max().item()
+        if not deviation < SINGLE_PRECISION:
+            raise EquivError(
+                f"{name} of the state is {_short(found)}, where {_short(expected)} is expected; "
+                "trained or foreign functions of the distance cannot be converted"
+            )
+        if deviation > EXACT:
+            self.rounding = max(self.rounding, deviation)
+
+
+def _short(values: Tensor) -> str:
+    numbers = values.flatten().tolist()
+    return ", ".join(f"{x:.10g}" for x in numbers[:8]) + (", ..." if len(numbers) > 8 else "")

@@ -165,7 +165,7 @@ def _open(path: PathLike) -> tuple[zipfile.ZipFile, str]:
 def _foreign(start: bytes) -> str:
     if not start:
         return "the file is empty"
-    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" or start[:2] in (b"(d", b"c_"):
+    if (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05") or start[:2] in (b"(d", b"c_"):
         return (
             "this is a bare pickle, torch.save's format before torch 1.6, and is not read. In the "
             "environment of mace-torch write it anew: torch.save(torch.load(old), new)"

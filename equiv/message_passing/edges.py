@@ -1,0 +1,31 @@
+"""What a message-passing layer is told about the edges, besides the atoms' features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from equiv.graph.blocks import NeighborBlocks
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Edges of a batch whose rows are atoms sorted by element.
+
+    Attributes:
+        harmonics: spherical harmonics of the directions. Shape ``[blocks, width, lm_edge]``.
+        radial: radial features. Shape ``[blocks, width, num_radial]``.
+        weight: one within the cutoff and zero beyond, or an envelope between the two; where edges
+            are padded it is zero. Shape ``[blocks, width]``.
+        neighbors: who sends to whom.
+        species: position of each row's element among the model's. Shape ``[rows]``.
+        counts: rows of each element.
+    """
+
+    harmonics: Float[Tensor, "blocks width lm_edge"]
+    radial: Float[Tensor, "blocks width num_radial"]
+    weight: Float[Tensor, "blocks width"]
+    neighbors: NeighborBlocks
+    species: Int[Tensor, " rows"]
+    counts: Sequence[int]
