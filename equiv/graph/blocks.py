@@ -1,65 +1,104 @@
-"""Padded neighbour blocks: one row per atom, one column per neighbour."""
+"""Who sees whom: pairs of atoms, and a rectangle of slots in which every atom finds its own."""
 
+import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.autograd import Function
 
+from equiv.graph.adjoint import linear_map
 from equiv.graph.groups import Groups
 
 
 @dataclass(frozen=True)
 class NeighborBlocks:
-    r"""Which atoms send to which, as a rectangle with a slot for every edge.
+    r"""Pairs of atoms as a list, and the same pairs as seen from every atom as a rectangle.
 
-    Slot :math:`(b, k)` is the k-th edge of block :math:`b`. Usually a block is all that one row's
-    atom receives; where the numbers of neighbours are very uneven, crowded atoms own several
-    blocks. A sum over neighbours is then a batched matrix product over the second axis: no scatter,
-    no atomic operations, the same order of summation every time.
+    Every edge :math:`j \to i` has a reverse edge :math:`i \to j` of the same length. What belongs
+    to the two together (distance, radial functions, direction up to a sign) is computed once per
+    pair; pair :math:`p` has the vector from its first atom to its second.
 
-    Every edge :math:`j \to i` has a reverse edge :math:`i \to j`, so the slots come in pairs.
-    ``reverse`` exchanges the two, and what an atom sends lies in the reverses of its own slots:
+    Slot :math:`(b, k)` is the k-th edge that block :math:`b` receives. Usually a block is all that
+    one row's atom receives; where the numbers of neighbours are very uneven, crowded atoms own
+    several blocks. A sum over neighbours runs over the second axis: no scatter, no atomic
+    operations, the same order of summation every time. All maps below come with their adjoints,
+    which are gathers as well, and can be differentiated any number of times.
 
-    .. math::
-        \sum_{s\,:\,\mathrm{sender}(s) = i} y_s = \sum_{s\,:\,\mathrm{receiver}(s) = i}
-        y_{\mathrm{reverse}(s)}
-
-    A padded slot is its own reverse, sent by its own receiver; what it carries must be masked, or
-    multiplied by something that is zero.
+    A padded slot belongs to pair 0 with the sign 0, and is its own reverse.
 
     Attributes:
-        senders: row of the sending atom. Shape ``[blocks, width]``.
-        mask: true where there is an edge. Shape ``[blocks, width]``.
-        reverse: slot of the reverse edge, counted along the flattened blocks. Shape ``[blocks,
-            width]``; ``None`` if some edge has none.
+        first: row of the first atom of each pair, the receiver if the sign is positive. Shape
+            ``[pairs]``.
+        second: row of the second atom. Shape ``[pairs]``.
+        pair: the pair in each slot. Shape ``[blocks, width]``.
+        sign: 1 where the block's atom is the first of the pair, -1 where it is the second, 0 where
+            there is no edge. Shape ``[blocks, width]``, int8.
+        senders: row of the atom that sends. Shape ``[blocks, width]``.
+        slots: the slots of each pair, counted along the flattened blocks: that of the first atom,
+            then that of the second. Shape ``[pairs, 2]``, or ``[pairs, 1]`` if edges have no
+            reverse.
+        reverse: slot of the reverse edge. Shape ``[blocks, width]``; ``None`` if some edge has
+            none.
         parts: the blocks of each row; ``None`` if blocks are rows.
     """
 
+    first: Int[Tensor, " pairs"]
+    second: Int[Tensor, " pairs"]
+    pair: Int[Tensor, "blocks width"]
+    sign: Int[Tensor, "blocks width"]
     senders: Int[Tensor, "blocks width"]
-    mask: Bool[Tensor, "blocks width"]
+    slots: Int[Tensor, "pairs directions"]
     reverse: Int[Tensor, "blocks width"] | None = None
     parts: Groups | None = None
 
     def gather(self, x: Float[Tensor, "rows *rest"]) -> Float[Tensor, "blocks width *rest"]:
-        """What every slot's sender has. Reads and writes each value once per slot.
-
-        The gradient is :meth:`collect`, a gather as well; both can be differentiated any number of
-        times.
-        """
+        """What every slot's sender has. Reads and writes each value once per slot."""
         if self.reverse is None:
             return x[self.senders]
-        return _Gather.apply(x, self)
+        return linear_map(x, self._gather, self._collect)
 
     def collect(self, y: Float[Tensor, "blocks width *rest"]) -> Float[Tensor, "rows *rest"]:
-        """The sum over what every row's atom has sent: the adjoint of :meth:`gather`."""
+        r"""The sum over what every row's atom has sent: the adjoint of :meth:`gather`.
+
+        .. math::
+            \sum_{s\,:\,\mathrm{sender}(s) = i} y_s = \sum_{s\,:\,\mathrm{receiver}(s) = i}
+            y_{\mathrm{reverse}(s)}
+        """
         if self.reverse is None:
-            rows = y.shape[0] if self.parts is None else self.parts.table.shape[0]
-            zeros = y.new_zeros(rows, *y.shape[2:])
+            zeros = y.new_zeros(self.num_rows, *y.shape[2:])
             return zeros.index_add(0, self.senders.flatten(), y.flatten(0, 1))
-        return _Collect.apply(y, self)
+        return linear_map(y, self._collect, self._gather)
+
+    def from_pairs(self, y: Float[Tensor, "pairs *rest"]) -> Float[Tensor, "blocks width *rest"]:
+        """What every slot's pair has, and 0 in padded slots."""
+        return self._from_pairs(y, self.sign.abs())
+
+    def directed(self, harmonics: Float[Tensor, "pairs lm"]) -> Float[Tensor, "blocks width lm"]:
+        r"""Spherical harmonics of the slots' vectors, and 0 in padded slots.
+
+        .. math::
+            Y_{lm}(-r) = (-1)^l\, Y_{lm}(r)
+        """
+        odd = self.sign.unsqueeze(-1)
+        degrees = range(math.isqrt(harmonics.shape[-1]))
+        signs = [(odd if l % 2 else odd.abs()).expand(-1, -1, 2 * l + 1) for l in degrees]
+        return self._from_pairs(harmonics, torch.cat(signs, -1))
+
+    def sum_pairs(self, y: Float[Tensor, "pairs *rest"]) -> Float[Tensor, "rows *rest"]:
+        """The sum over the pairs that every row's atom is part of."""
+        return self.total(self.from_pairs(y).sum(1))
+
+    def differences(self, x: Float[Tensor, "rows *rest"]) -> Float[Tensor, "pairs *rest"]:
+        """What the second atom of every pair has, minus what the first has."""
+        return linear_map(x, self._differences, self._divergence)
+
+    def divergence(self, y: Float[Tensor, "pairs *rest"]) -> Float[Tensor, "rows *rest"]:
+        """The sum over pairs in which a row is second, minus those in which it is first.
+
+        The adjoint of :meth:`differences`.
+        """
+        return linear_map(y, self._divergence, self._differences)
 
     def total(self, x: Float[Tensor, "blocks *rest"]) -> Float[Tensor, "rows *rest"]:
         """Add up the blocks of every row."""
@@ -69,27 +108,41 @@ class NeighborBlocks:
         """Give every block what its row has: the adjoint of :meth:`total`."""
         return x if self.parts is None else self.parts.spread(x)
 
+    @property
+    def exists(self) -> Bool[Tensor, " pairs"]:
+        """False for the pairs that pad."""
+        return self.sign.flatten()[self.slots[:, 0]] != 0
 
-class _Gather(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, blocks: NeighborBlocks) -> Tensor:
-        ctx.blocks = blocks
-        return x[blocks.senders]
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are."""
+        return self.pair.shape[0] if self.parts is None else self.parts.table.shape[0]
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Collect.apply(grad, ctx.blocks), None
+    def _gather(self, x: Tensor) -> Tensor:
+        return x[self.senders]
 
+    def _collect(self, y: Tensor) -> Tensor:
+        return self.total(y.flatten(0, 1)[self.reverse].sum(1))
 
-class _Collect(Function):
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, blocks: NeighborBlocks) -> Tensor:
-        ctx.blocks = blocks
-        return blocks.total(y.flatten(0, 1)[blocks.reverse].sum(1))
+    def _from_pairs(self, y: Tensor, signs: Tensor) -> Tensor:
+        signs = signs.to(y.dtype)
+        signs = signs.view(*signs.shape, *[1] * (y.dim() + 1 - signs.dim()))
+        return linear_map(
+            y,
+            lambda y: y[self.pair] * signs,
+            lambda x: (x * signs).flatten(0, 1)[self.slots].sum(1),
+        )
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Gather.apply(grad, ctx.blocks), None
+    def _differences(self, x: Tensor) -> Tensor:
+        return x[self.second] - x[self.first]
+
+    def _divergence(self, y: Tensor) -> Tensor:
+        if self.reverse is None:
+            zeros = y.new_zeros(self.num_rows, *y.shape[1:])
+            return zeros.index_add(0, self.second, y).index_add(0, self.first, -y)
+        signs = self.sign.to(y.dtype)
+        signs = signs.view(*signs.shape, *[1] * (y.dim() - 1))
+        return self.total(-(y[self.pair] * signs).sum(1))
 
 
 def neighbor_blocks(
@@ -98,10 +151,9 @@ def neighbor_blocks(
     shifts: Float[Tensor, "edges 3"],
     num_rows: int,
     *,
-    multiple_of: int = 4,
-    least_width: int = 0,
-) -> tuple[NeighborBlocks, Int[Tensor, "blocks width"]]:
-    r"""Arrange edges in blocks and pair them with their reverses.
+    padded: bool = False,
+) -> tuple[NeighborBlocks, Int[Tensor, " pairs"]]:
+    r"""Join edges with their reverses, and arrange them in blocks.
 
     The width is the largest number of neighbours, rounded up, unless splitting crowded rows into
     several blocks saves memory: then it is the width for which :math:`\mathrm{blocks} \cdot
@@ -112,18 +164,20 @@ def neighbor_blocks(
         receivers: row of the atom in which each edge ends, in any order.
         shifts: lattice vectors added to the sender, in units of the cell rows.
         num_rows: number of rows; rows without edges get one empty block.
-        multiple_of: the width is a multiple of this.
-        least_width: the smallest width.
+        padded: whether there are at least two pairs and two slots to a block, which compilers
+            want; a pair that does not exist has no slot with a sign.
 
     Returns:
-        The blocks, and the edge in each slot (the number of edges where padded).
+        The blocks, and the edge that runs from the second to the first atom of each pair (the
+        number of edges if the pair does not exist).
     """
     num_edges, device = receivers.shape[0], receivers.device
     counts = torch.bincount(receivers, minlength=num_rows)
     order = torch.argsort(receivers, stable=True)
     start = torch.cumsum(counts, 0) - counts
     place = torch.arange(num_edges, device=device) - start[receivers[order]]
-    width, split = _best_width(counts, multiple_of, least_width)
+    step = 8 if padded else 4
+    width, split = _best_width(counts, step, step if padded else 0)
 
     parts, first_block, num_blocks = None, torch.arange(num_rows, device=device), num_rows
     if split:
@@ -132,23 +186,48 @@ def neighbor_blocks(
         first_block, num_blocks = torch.cumsum(blocks_of, 0) - blocks_of, owner.shape[0]
         parts = Groups.from_index(owner, num_rows)
     slot = torch.empty_like(order)
-    if num_edges:
-        slot[order] = first_block[receivers[order]] * width + place
-    edge = receivers.new_full((num_blocks * width,), num_edges)
-    edge[slot] = torch.arange(num_edges, device=device)
+    slot[order] = first_block[receivers[order]] * width + place
 
+    partner = reverse_edges(senders, receivers, shifts)
+    edges = torch.arange(num_edges, device=device)
+    edge = edges if partner is None else edges[edges < partner]
+    slots = slot[edge].unsqueeze(1)
+    if partner is not None:
+        slots = torch.cat([slots, slot[partner[edge]].unsqueeze(1)], 1)
+    first, second = receivers[edge], senders[edge]
+    num_pairs = edge.shape[0]
+
+    rectangle = (num_blocks, width)
+    pair = receivers.new_zeros(num_blocks * width)
+    sign = torch.zeros(num_blocks * width, dtype=torch.int8, device=device)
+    for direction, value in enumerate((1, -1)[: slots.shape[1]]):
+        pair[slots[:, direction]] = torch.arange(num_pairs, device=device)
+        sign[slots[:, direction]] = value
     owners = torch.arange(num_blocks, device=device) if parts is None else parts.of
     sent = owners.repeat_interleave(width)
     sent[slot] = senders
-    partner = reverse_edges(senders, receivers, shifts)
     reverse = None
     if partner is not None:
         reverse = torch.arange(num_blocks * width, device=device)
         reverse[slot] = slot[partner]
-        reverse = reverse.view(num_blocks, width)
-    shape = (num_blocks, width)
-    edge = edge.view(shape)
-    return NeighborBlocks(sent.view(shape), edge < num_edges, reverse, parts), edge
+        reverse = reverse.view(rectangle)
+    if padded and num_pairs < 2:
+        missing = 2 - num_pairs
+        empty = int(torch.argmin(sign.abs()))
+        first, second = (torch.cat([x, x.new_zeros(missing)]) for x in (first, second))
+        slots = torch.cat([slots, slots.new_full((missing, slots.shape[1]), empty)])
+        edge = torch.cat([edge, edge.new_full((missing,), num_edges)])
+    blocks = NeighborBlocks(
+        first=first,
+        second=second,
+        pair=pair.view(rectangle),
+        sign=sign.view(rectangle),
+        senders=sent.view(rectangle),
+        slots=slots,
+        reverse=reverse,
+        parts=parts,
+    )
+    return blocks, edge
 
 
 BLOCK_COST = 4

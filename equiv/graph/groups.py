@@ -1,12 +1,12 @@
 """Rows that belong together, and sums over them whose gradients are gathers."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd import Function
+
+from equiv.graph.adjoint import linear_map
 
 
 @dataclass(frozen=True)
@@ -37,31 +37,15 @@ class Groups:
         return cls(of, table)
 
     def total(self, x: Float[Tensor, "rows *rest"]) -> Float[Tensor, "groups *rest"]:
-        """The sum of every group; differentiable any number of times."""
-        return _Total.apply(x, self.of, self.table)
+        """The sum of every group."""
+        return linear_map(x, self._total, self._spread)
 
     def spread(self, x: Float[Tensor, "groups *rest"]) -> Float[Tensor, "rows *rest"]:
         """What the group of every row has: the adjoint of :meth:`total`."""
-        return _Spread.apply(x, self.of, self.table)
+        return linear_map(x, self._spread, self._total)
 
+    def _total(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x.new_zeros(1, *x.shape[1:])])[self.table].sum(1)
 
-class _Total(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, of: Tensor, table: Tensor) -> Tensor:
-        ctx.groups = of, table
-        return torch.cat([x, x.new_zeros(1, *x.shape[1:])])[table].sum(1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _Spread.apply(grad, *ctx.groups), None, None
-
-
-class _Spread(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, of: Tensor, table: Tensor) -> Tensor:
-        ctx.groups = of, table
-        return x[of]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _Total.apply(grad, *ctx.groups), None, None
+    def _spread(self, x: Tensor) -> Tensor:
+        return x[self.of]

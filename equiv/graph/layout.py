@@ -32,11 +32,11 @@ class Layout:
         species: position of each row's element among the model's. Shape ``[rows]``.
         rows: the row of each atom of the batch. Shape ``[atoms]``.
         structures: the structure that each row belongs to.
-        neighbors: the edges. Shape ``[blocks, width]``.
-        edge: the edge of the batch in each slot, the number of edges where padded. Shape ``[blocks,
-            width]``.
-        shifts: lattice vectors to add to each slot's sender, in units of the cell rows, float64.
-            Shape ``[blocks, width, 3]``.
+        neighbors: who sees whom, between rows.
+        edges: the edge of the batch from the second to the first atom of each pair; the number of
+            edges for a pair that pads.
+        shifts: lattice vectors to add to the second atom of each pair, in units of the cell rows,
+            float64. Shape ``[pairs, 3]``.
     """
 
     members: tuple[Int[Tensor, " members"], ...]
@@ -44,8 +44,8 @@ class Layout:
     rows: Int[Tensor, " atoms"]
     structures: Groups
     neighbors: NeighborBlocks
-    edge: Int[Tensor, "blocks width"]
-    shifts: Float[Tensor, "blocks width 3"]
+    edges: Int[Tensor, " pairs"]
+    shifts: Float[Tensor, "pairs 3"]
 
     @property
     def counts(self) -> list[int]:
@@ -61,26 +61,31 @@ class Layout:
         cell = torch.cat([batch.cell, batch.cell.new_zeros(missing, 3, 3)])
         return positions[torch.cat(self.members)], cell
 
-    def edge_vectors(
+    def pair_vectors(
         self,
         positions: Float[Tensor, "rows 3"],
         cell: Float[Tensor, "structures 3 3"],
         *,
         padding: float,
-    ) -> Float[Tensor, "blocks width 3"]:
-        r"""Vectors from every slot's receiver to its sender.
+    ) -> Float[Tensor, "pairs 3"]:
+        r"""Vectors from the first atom of every pair to the second.
 
         .. math::
-            \vec r_s = r_{\mathrm{sender}(s)} + S_s C - r_{\mathrm{receiver}(s)}
+            \vec r_p = r_{\mathrm{second}(p)} + S_p C - r_{\mathrm{first}(p)}
 
-        Padded slots have the vector ``(0, 0, padding)``.
+        Pairs that pad have the vector ``(0, 0, padding)``.
         """
         n = self.neighbors
-        cells = n.spread(self.structures.spread(cell))
-        vectors = n.gather(positions) + self.shifts @ cells - n.spread(positions).unsqueeze(1)
-        beyond = torch.zeros_like(vectors)
-        beyond[..., 2] = padding
-        return torch.where(n.mask.unsqueeze(-1), vectors, beyond)
+        cells = cell[self.structures.of[n.first]]
+        vectors = n.differences(positions) + (self.shifts.unsqueeze(1) @ cells).squeeze(1)
+        return torch.where(n.exists.unsqueeze(1), vectors, beyond(vectors, padding))
+
+
+def beyond(like: Float[Tensor, "*pairs 3"], distance: float) -> Float[Tensor, " 3"]:
+    """A vector of a length that no neighbour has."""
+    vector = like.new_zeros(3)
+    vector[2] = distance
+    return vector
 
 
 def lay_out(
@@ -116,21 +121,20 @@ def lay_out(
             groups.table, (0, max(0, 2 - groups.table.shape[1])), value=atoms.shape[0]
         )
         groups = Groups(groups.of, table)
-    neighbors, edge = neighbor_blocks(
+    neighbors, edges = neighbor_blocks(
         rows[batch.senders],
         rows[batch.receivers],
         batch.shifts,
         atoms.shape[0],
-        multiple_of=8 if padded else 4,
-        least_width=8 if padded else 0,
+        padded=padded,
     )
-    shifts = torch.cat([batch.shifts, batch.shifts.new_zeros(1, 3)])[edge]
+    shifts = torch.cat([batch.shifts, batch.shifts.new_zeros(1, 3)])[edges]
     return Layout(
         members=members,
         species=torch.repeat_interleave(torch.arange(num_elements, device=device), sizes),
         rows=rows,
         structures=groups,
         neighbors=neighbors,
-        edge=edge,
+        edges=edges,
         shifts=shifts,
     )

@@ -69,19 +69,19 @@ class ClebschGordanConvolution(ExactConstants):
     def forward(
         self,
         features: Float[Tensor, "rows lm_in channels"],
-        harmonics: Float[Tensor, "blocks width lm_edge"],
-        weights: Float[Tensor, "blocks width paths_channels"],
+        harmonics: Float[Tensor, "pairs lm_edge"],
+        weights: Float[Tensor, "pairs paths_channels"],
         neighbors: NeighborBlocks,
     ) -> list[Float[Tensor, "rows m paths_channels"]]:
-        """Messages of every degree, from neighbour blocks whose padding has zero ``weights``."""
-        blocks, width = weights.shape[:2]
+        """Messages of every degree; harmonics and weights are those of the pairs' first atoms."""
+        blocks, width = neighbors.pair.shape
         # Splitting instead of slicing: the gradient of a split is one concatenation, that of
         # slices is a sum of mostly zero arrays.
-        edge = harmonics.split(degree_sizes(self.edge_degree), dim=-1)
+        edge = neighbors.directed(harmonics).split(degree_sizes(self.edge_degree), dim=-1)
         sent = neighbors.gather(features).split(degree_sizes(self.degree_in), dim=-2)
-        radial = weights.unflatten(-1, (len(self.paths), 1, self.channels)).unbind(2)
+        radial = neighbors.from_pairs(weights.unflatten(-1, (len(self.paths), 1, self.channels)))
         messages: list[list[Tensor]] = [[] for _ in range(self.degree_out + 1)]
-        for (l1, l2, l3), r in zip(self.paths, radial, strict=True):
+        for (l1, l2, l3), r in zip(self.paths, radial.unbind(2), strict=True):
             y = edge[l2]
             if l1:
                 y = (y @ getattr(self, f"coupling_{l1}{l2}{l3}")).reshape(

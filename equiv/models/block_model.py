@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from equiv.graph.layout import Layout, lay_out
+from equiv.graph.layout import Layout, beyond, lay_out
 from equiv.models.interface import Model, Prediction
 
 
@@ -15,27 +15,28 @@ class BlockModel(Model):
     r"""A potential in two steps: integers first, then a pure function of the geometry.
 
     .. math::
-        E = \sum_i E_i(\{\vec r_s\}), \qquad g_s = \frac{\partial E}{\partial \vec r_s}, \qquad
-        F_i = \sum_{s \to i} g_s - \sum_{s\,:\,\mathrm{sender}(s) = i} g_s, \qquad
-        W = -\sum_s \vec r_s \otimes g_s
+        E = \sum_i E_i(\{\vec r_p\}), \qquad g_p = \frac{\partial E}{\partial \vec r_p}, \qquad
+        F_i = \sum_{p\,:\,\mathrm{first}(p) = i} g_p - \sum_{p\,:\,\mathrm{second}(p) = i} g_p,
+        \qquad W = -\sum_p \vec r_p \otimes g_p
 
-    :meth:`layout` sorts, counts, pads and pairs edges with their reverses; :meth:`evaluate` holds
+    :meth:`layout` sorts, counts, pads and joins edges with their reverses; :meth:`evaluate` holds
     all of the arithmetic and nothing that depends on data, so that a compiler makes one graph of it
     for all structures. Forces, virials and the atoms' shares of them follow from one gradient, with
-    respect to the edge vectors :math:`\vec r_s`. A concrete model implements :meth:`row_energies`.
+    respect to the vectors :math:`\vec r_p` of the pairs. A concrete model implements
+    :meth:`row_energies`.
 
     Geometry is computed in float64 whatever the dtype of the weights.
     """
 
     @abstractmethod
     def row_energies(
-        self, vectors: Float[Tensor, "blocks width 3"], layout: Layout
+        self, vectors: Float[Tensor, "pairs 3"], layout: Layout
     ) -> Float[Tensor, " rows"]:
         """Energies of the rows' atoms in eV and float64, reference energies included.
 
         Args:
-            vectors: edge vectors from receiver to sender, Angstrom, float64; padded slots lie twice
-                the cutoff apart and must contribute nothing.
+            vectors: from the first to the second atom of each pair, Angstrom, float64; pairs that
+                pad lie twice the cutoff apart.
             layout: which row is what, and who its neighbours are.
         """
 
@@ -75,7 +76,7 @@ class BlockModel(Model):
         """
         derivatives = forces or stress or atomic_virials
         with torch.set_grad_enabled(derivatives or torch.is_grad_enabled()):
-            vectors = layout.edge_vectors(positions, cell, padding=2 * self.cutoff)
+            vectors = layout.pair_vectors(positions, cell, padding=2 * self.cutoff)
             if derivatives and not vectors.requires_grad:
                 vectors = vectors.detach().requires_grad_()
             energies = self.row_energies(vectors, layout)
@@ -88,19 +89,19 @@ class BlockModel(Model):
             return prediction
         neighbors = layout.neighbors
         if forces:
-            pulled = neighbors.total(gradient.sum(1)) - neighbors.collect(gradient)
-            prediction.forces = pulled
-        if stress:
-            shares = neighbors.total(-vectors.mT @ gradient)
-            virials = layout.structures.total(shares)
-            prediction.virials = 0.5 * (virials + virials.mT)
-            a, b, c = cell.unbind(1)
-            volume = (a * torch.linalg.cross(b, c)).sum(-1).abs()
-            volume = torch.where(volume > 0, volume, torch.nan)
-            prediction.stress = -prediction.virials / volume[:, None, None]
-        if atomic_virials:
+            prediction.forces = -neighbors.divergence(gradient)
+        if stress or atomic_virials:
             half = -0.5 * vectors.unsqueeze(-1) * gradient.unsqueeze(-2)
-            prediction.atomic_virials = neighbors.total(half.sum(1)) + neighbors.collect(half)
+            shares = neighbors.sum_pairs(half)
+            if atomic_virials:
+                prediction.atomic_virials = shares
+            if stress:
+                virials = layout.structures.total(shares)
+                prediction.virials = 0.5 * (virials + virials.mT)
+                a, b, c = cell.unbind(1)
+                volume = (a * torch.linalg.cross(b, c)).sum(-1).abs()
+                volume = torch.where(volume > 0, volume, torch.nan)
+                prediction.stress = -prediction.virials / volume[:, None, None]
         return prediction if differentiable else prediction.detached()
 
     def forward(
@@ -125,8 +126,8 @@ class BlockModel(Model):
     ) -> Float[Tensor, " atoms"]:
         """Energies of the atoms in eV and float64, from flat edges."""
         layout = lay_out(batch, species, len(self.elements))
-        beyond = vectors.new_tensor([[0.0, 0.0, 2 * self.cutoff]])
-        return self.row_energies(torch.cat([vectors, beyond])[layout.edge], layout)[layout.rows]
+        padding = beyond(vectors, 2 * self.cutoff).unsqueeze(0)
+        return self.row_energies(torch.cat([vectors, padding])[layout.edges], layout)[layout.rows]
 
 
 def in_batch_order(prediction: Prediction, layout: Layout, num_structures: int) -> Prediction:

@@ -23,7 +23,7 @@ from equiv.nn.readout import LinearReadout, NonlinearReadout
 from equiv.nn.reference_energies import ReferenceEnergies
 from equiv.nn.zbl import ZBL
 from equiv.so3 import num_symmetric_couplings, spherical_harmonics
-from equiv.tensor_products.many_body import MANY_BODY_PRODUCTS
+from equiv.tensor_products.many_body_choice import MANY_BODY_PRODUCTS
 
 
 class MACE(BlockModel):
@@ -183,7 +183,7 @@ class MACE(BlockModel):
         )
 
     def row_energies(
-        self, vectors: Float[Tensor, "blocks width 3"], layout: Layout
+        self, vectors: Float[Tensor, "pairs 3"], layout: Layout
     ) -> Float[Tensor, " rows"]:
         """Energies of the rows' atoms in eV and float64, reference energies included."""
         neighbors, counts = layout.neighbors, layout.counts
@@ -202,11 +202,8 @@ class MACE(BlockModel):
         energies = self.reference(layout.species) + self.scale * readout.double() + self.shift
         if self.zbl is not None:
             numbers = self.atomic_numbers[layout.species]
-            repulsion = self.zbl.pairs(
-                distances, neighbors.spread(numbers).unsqueeze(1), numbers[neighbors.senders]
-            )
-            repulsion = torch.where(neighbors.mask, repulsion, 0.0).sum(1)
-            energies = energies + 0.5 * neighbors.total(repulsion).double()
+            pairs = self.zbl.pairs(distances, numbers[neighbors.first], numbers[neighbors.second])
+            energies = energies + 0.5 * neighbors.sum_pairs(pairs.double())
         return energies
 
 
@@ -258,8 +255,8 @@ class MACELayer(nn.Module):
     def forward(
         self,
         features: Float[Tensor, "rows lm_in channels"],
-        harmonics: Float[Tensor, "blocks width lm_edge"],
-        radial: Float[Tensor, "blocks width num_radial"],
+        harmonics: Float[Tensor, "pairs lm_edge"],
+        radial: Float[Tensor, "pairs num_radial"],
         neighbors: NeighborBlocks,
         counts: Sequence[int],
     ) -> Float[Tensor, "rows lm_out channels"]:

@@ -26,28 +26,30 @@ def test_rows_are_sorted_by_element_and_lead_back_to_the_atoms():
     assert torch.equal(layout.structures.of, batch.batch[atoms])
 
 
-def test_slots_carry_the_vectors_of_their_edges():
+def test_pairs_carry_the_vectors_of_their_edges():
     for padded in (False, True):
         batch, layout = laid_out(*MIXED, padded=padded)
-        vectors = layout.edge_vectors(*layout.geometry(batch), padding=9.0)
+        vectors = layout.pair_vectors(*layout.geometry(batch), padding=9.0)
         shifts = torch.einsum("ei,eij->ej", batch.shifts, batch.cell[batch.batch[batch.receivers]])
         expected = batch.positions[batch.senders] + shifts - batch.positions[batch.receivers]
-        mask = layout.neighbors.mask
-        assert mask.sum() == len(expected)
-        torch.testing.assert_close(vectors[mask], expected[layout.edge[mask]], rtol=0, atol=1e-14)
-        assert (vectors[~mask] == torch.tensor([0.0, 0.0, 9.0])).all()
+        assert len(vectors) == len(expected) / 2
+        torch.testing.assert_close(vectors, expected[layout.edges], rtol=0, atol=1e-14)
+    batch, layout = laid_out(Atoms("H2", [[0, 0, 0], [0, 0, 0.8]]), padded=True)
+    vectors = layout.pair_vectors(*layout.geometry(batch), padding=9.0)
+    assert vectors.norm(dim=1).tolist() == [0.8, 9.0]
 
 
 def test_padding_leaves_no_size_of_zero_or_one():
     for structures in ([Atoms("H")], [Atoms()], MIXED, [molecule("H2O")]):
         batch, layout = laid_out(*structures, padded=True)
         assert min(layout.counts) >= 2
-        assert min(*layout.neighbors.senders.shape, *layout.structures.table.shape) >= 2
+        assert min(*layout.neighbors.pair.shape, *layout.structures.table.shape) >= 2
+        assert len(layout.neighbors.first) >= 2
         assert layout.rows.shape[0] == batch.positions.shape[0]
         _, cell = layout.geometry(batch)
         assert cell.shape[0] == batch.num_graphs + 1
         ghosts = torch.cat(layout.members) == batch.positions.shape[0]
-        assert not layout.neighbors.mask[layout.neighbors.spread(ghosts)].any()
+        assert not layout.neighbors.sign[layout.neighbors.spread(ghosts)].any()
         assert (layout.structures.of[ghosts] == batch.num_graphs).all()
 
 
@@ -60,8 +62,7 @@ def test_sums_over_structures_leave_out_what_belongs_to_others():
 def test_crowded_atoms_among_lonely_ones_share_the_rectangle():
     batch, layout = laid_out(bulk("C", cubic=True), *[molecule("H2O")] * 20)
     assert layout.neighbors.parts is not None
-    assert layout.neighbors.senders.numel() < 0.5 * len(layout.rows) * 80
-    vectors = layout.edge_vectors(*layout.geometry(batch), padding=9.0)
-    assert layout.neighbors.mask.sum() == batch.num_edges
-    lengths = vectors.norm(dim=-1)
-    assert lengths[layout.neighbors.mask].max() < 4.0
+    assert layout.neighbors.pair.numel() < 0.5 * len(layout.rows) * 80
+    assert layout.neighbors.sign.abs().sum() == batch.num_edges
+    lengths = layout.pair_vectors(*layout.geometry(batch), padding=9.0).norm(dim=-1)
+    assert lengths.max() < 4.0

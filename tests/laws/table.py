@@ -12,7 +12,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from equiv.graph.blocks import NeighborBlocks
+from equiv.graph.blocks import neighbor_blocks
 from equiv.message_passing.convolution import ClebschGordanConvolution
 from equiv.models import MACE, Model, build_model
 from equiv.models.mace import MACELayer
@@ -27,15 +27,25 @@ from equiv.so3 import spherical_harmonics
 from equiv.tensor_products import (
     ClebschGordanTensorProduct,
     ManyBodyProduct,
+    MatrixTensorProduct,
     PathTensorProduct,
     ReferenceTensorProduct,
+    SO2TensorProduct,
     SymmetricPolynomial,
+    VectorSignalTensorProduct,
 )
+from equiv.tensor_products.many_body_fourier import GauntFourierManyBodyProduct
+from equiv.tensor_products.many_body_grid import GauntManyBodyProduct
+from equiv.tensor_products.many_body_matrix import MatrixManyBodyProduct
+from equiv.tensor_products.many_body_vector import VectorSignalManyBodyProduct
 from equiv.testing import Spherical
 
 ATOMS, WIDTH, CHANNELS = 7, 4, 3
-SENDERS = torch.randint(ATOMS, (ATOMS, WIDTH), generator=torch.Generator().manual_seed(5))
-NEIGHBORS = NeighborBlocks(SENDERS, torch.ones_like(SENDERS, dtype=torch.bool))
+# A ring of atoms, each with the two nearest and the two next nearest as neighbours.
+RECEIVERS = torch.arange(ATOMS).repeat_interleave(WIDTH)
+SENDERS = (RECEIVERS + torch.tensor([-2, -1, 1, 2]).repeat(ATOMS)) % ATOMS
+NEIGHBORS, EDGES = neighbor_blocks(SENDERS, RECEIVERS, torch.zeros(len(SENDERS), 3), ATOMS)
+PAIRS = len(EDGES)
 COUNTS = [3, 0, 4]  # atoms of each element, one of them absent
 
 
@@ -114,11 +124,11 @@ def per_degree(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def convolution_inputs(l_in: int, l_edge: int, weights: int) -> Callable:
     def inputs(g: torch.Generator) -> list[Tensor]:
-        vectors = torch.randn(ATOMS, WIDTH, 3, generator=g, dtype=torch.float64)
+        vectors = torch.randn(PAIRS, 3, generator=g, dtype=torch.float64)
         return [
             torch.randn(ATOMS, (l_in + 1) ** 2, CHANNELS, generator=g, dtype=torch.float64),
             spherical_harmonics(l_edge, vectors),
-            torch.randn(ATOMS, WIDTH, weights, generator=g, dtype=torch.float64),
+            torch.randn(PAIRS, weights, generator=g, dtype=torch.float64),
         ]
 
     return inputs
@@ -173,11 +183,53 @@ def tensor_product(
     )
 
 
-def many_body(l_in: int, l_out: int, correlation: int) -> Layer:
+def odd_couplings(kind: type, mode: str, in2: str, weights: str = "internal") -> Layer:
+    """A product of spherical tensors with both parities."""
+    in1, out, rows = "3x0e + 3x1o + 3x1e", "3x0e + 3x1o + 3x1e + 3x2e + 3x2o", 6
+    build = lambda: kind(in1, in2, out, mode=mode, internal_weights=weights == "internal")  # noqa: E731
+
+    def inputs(g: torch.Generator) -> list[Tensor]:
+        product = build()
+        sizes = [product.irreps_in1.dim, product.irreps_in2.dim]
+        sizes += [product.weight_numel] * (weights == "external")
+        return [torch.randn(rows, size, generator=g, dtype=torch.float64) for size in sizes]
+
     return Layer(
-        f"ManyBodyProduct {l_in} -> {l_out}, correlation {correlation}",
-        ManyBodyProduct,
-        lambda: ManyBodyProduct(l_in, l_out, CHANNELS, correlation=correlation, num_elements=3),
+        f"{kind.__name__} {mode}, {weights} weights",
+        kind,
+        build,
+        inputs,
+        [in1, in2, *([None] if weights == "external" else [])],
+        out,
+        groups=[rows],
+    )
+
+
+def so2_product(mode: str) -> Layer:
+    features = "3x0e + 3x1o + 3x1e + 3x2e"
+
+    def call(layer: nn.Module, x: Tensor, vectors: Tensor) -> Tensor:
+        return layer(x, spherical_harmonics(3, vectors))
+
+    return Layer(
+        f"SO2TensorProduct {mode}",
+        SO2TensorProduct,
+        lambda: SO2TensorProduct(features, harmonics(3), features, mode=mode),
+        lambda g: [torch.randn(6, n, generator=g, dtype=torch.float64) for n in (36, 3)],
+        [features, "vector"],
+        features,
+        call=call,
+        groups=[6],
+    )
+
+
+def many_body(
+    l_in: int, l_out: int, correlation: int, kind: type[nn.Module] = ManyBodyProduct
+) -> Layer:
+    return Layer(
+        f"{kind.__name__} {l_in} -> {l_out}, correlation {correlation}",
+        kind,
+        lambda: kind(l_in, l_out, CHANNELS, correlation=correlation, num_elements=3),
         normal(ATOMS, (l_in + 1) ** 2, CHANNELS),
         [Spherical(l_in)],
         Spherical(l_out),
@@ -349,6 +401,17 @@ LAYERS = [
         None,
         call=lambda layer, x: x + layer(torch.tensor([0, 2, 1, 0])).to(x),
     ),
+    *(
+        odd_couplings(kind, *options)
+        for kind in (MatrixTensorProduct, VectorSignalTensorProduct)
+        for options in (
+            ("uuu", "3x0e + 3x1o"),
+            ("uvu", "0e + 1o + 2e", "external"),
+            ("uvw", "2x1o + 2x2o"),
+        )
+    ),
+    so2_product("uvu"),
+    so2_product("uvw"),
     Layer("ZBL", ZBL, ZBL, zbl_inputs, [None], None, call=zbl_call),
     convolution(0, 2, 2),
     convolution(1, 2, 2),
@@ -357,6 +420,11 @@ LAYERS = [
     many_body(2, 2, 2),
     many_body(2, 1, 3),
     many_body(1, 1, 4),
+    many_body(2, 1, 3, GauntManyBodyProduct),
+    many_body(1, 1, 4, GauntManyBodyProduct),
+    many_body(2, 1, 3, GauntFourierManyBodyProduct),
+    many_body(3, 1, 3, MatrixManyBodyProduct),
+    many_body(2, 1, 3, VectorSignalManyBodyProduct),
     Layer(
         "SymmetricPolynomial",
         SymmetricPolynomial,

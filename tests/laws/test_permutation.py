@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from equiv.graph.blocks import NeighborBlocks
+from equiv.graph.blocks import neighbor_blocks, reverse_edges
 from equiv.message_passing.convolution import ClebschGordanConvolution
 from equiv.testing import check_model
 
-from .table import ATOMS, LAYERS, NEIGHBORS, WIDTH
+from .table import ATOMS, EDGES, LAYERS, NEIGHBORS, RECEIVERS, SENDERS
 
 
 def shuffled(groups, generator):
@@ -32,6 +32,7 @@ def test_rows_in_another_order_give_their_results_in_that_order(layer_of_rows):
         torch.testing.assert_close(y, x[order], rtol=0, atol=1e-13)
 
 
+REVERSES = reverse_edges(SENDERS, RECEIVERS, torch.zeros(len(SENDERS), 3))[EDGES]
 CONVOLUTIONS = [e for e in LAYERS if e.kind is ClebschGordanConvolution]
 
 
@@ -41,12 +42,17 @@ def test_renaming_atoms_and_mixing_neighbours_leaves_the_messages(convolution):
     generator = torch.Generator().manual_seed(1)
     order = torch.randperm(ATOMS, generator=generator)
     rank = torch.argsort(order)
-    column = torch.stack([torch.randperm(WIDTH, generator=generator) for _ in range(ATOMS)])
-    row = torch.arange(ATOMS)[:, None]
     before = layer(features, harmonics, weights, NEIGHBORS)
-    senders = rank[NEIGHBORS.senders]
-    mixed = [x[row, column][order] for x in (harmonics, weights, senders, NEIGHBORS.mask)]
-    after = layer(features[order], *mixed[:2], NeighborBlocks(*mixed[2:]))
+    # Every edge with its own harmonics and weights, in another order and between renamed atoms.
+    mixed = torch.randperm(len(SENDERS), generator=generator)
+    of_pairs = torch.argsort(torch.cat([EDGES, REVERSES]))
+    odd = (-1.0) ** torch.arange(harmonics.shape[-1]).sqrt().floor()
+    of_edges = torch.cat([harmonics, harmonics * odd])[of_pairs][mixed]
+    renamed, edges = neighbor_blocks(
+        rank[SENDERS][mixed], rank[RECEIVERS][mixed], torch.zeros(len(SENDERS), 3), ATOMS
+    )
+    weights = torch.cat([weights, weights])[of_pairs][mixed]
+    after = layer(features[order], of_edges[edges], weights[edges], renamed)
     for x, y in zip(before, after, strict=True):
         torch.testing.assert_close(y, x[order], rtol=0, atol=1e-12)
 
