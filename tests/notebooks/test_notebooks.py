@@ -31,8 +31,12 @@ def pictures(content: nbformat.NotebookNode) -> int:
     return sum("image/png" in output.get("data", {}) for output in outputs(content))
 
 
-def test_both_notebooks_are_there():
-    assert [path.name for path in PATHS] == ["01-first-potential.ipynb", "02-your-own-data.ipynb"]
+def test_all_notebooks_are_there():
+    assert [path.name for path in PATHS] == [
+        "01-first-potential.ipynb",
+        "02-your-own-data.ipynb",
+        "03-tensor-products.ipynb",
+    ]
 
 
 @notebook
