@@ -7,15 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equiv.so3 import Irreps
-from equiv.so3.frames import edge_rotations
 from equiv.so3.gaunt import gaunt_coefficient
 from equiv.so3.grids import SphereGrid, lebedev_grid, product_grid
 from equiv.so3.recoupling import standard_3j
-from equiv.so3.tensor_harmonics import tensor_harmonics
+from equiv.tensor_products.gaunt import degree_of
 from equiv.tensor_products.sectors import SIGNS, Stacks
+from equiv.tensor_products.signals import MirroredSignalProduct, SignalProduct
 from equiv.tensor_products.spherical import ChannelMode, SphericalTensorProduct
-
-_NAMES = {1: "natural", -1: "pseudo"}
 
 
 class VectorSignalTensorProduct(SphericalTensorProduct):
@@ -97,24 +95,18 @@ class VectorSignalTensorProduct(SphericalTensorProduct):
             rank=rank,
             internal_weights=internal_weights,
         )
-        degree = sum(
-            max(s.l_max(sign) for sign in SIGNS)
-            for s in (self.sectors1, self.sectors2, self.sectors)
-        )
-        self.grid = _smallest_grid(degree)
-        for name, sectors, scale in (
-            ("fields1", self.sectors1, self.scale1),
-            ("fields2", self.sectors2, self.scale2),
-        ):
-            for sign in SIGNS:
-                if sectors.degrees(sign):
-                    fields = _fields(self.grid, sectors.l_max(sign)) * scale(sign)
-                    self.register_constant(f"{name}_{_NAMES[sign]}", fields.flatten(0, 1))
-        for sign in SIGNS:
-            if self.sectors.degrees(sign):
-                y = self.grid.harmonics(self.sectors.l_max(sign)).T * self.grid.weights
-                y = self.scale(sign)[:, None] * y
-                self.register_constant(f"projection_{_NAMES[sign]}", y)
+        scales = [
+            {sign: scale(sign) for sign in SIGNS if sectors.degrees(sign)}
+            for sectors, scale in (
+                (self.sectors1, self.scale1),
+                (self.sectors2, self.scale2),
+                (self.sectors, self.scale),
+            )
+        ]
+        degree = sum(max(map(degree_of, some.values())) for some in scales)
+        one_parity_each = len(scales[0]) == len(scales[1]) == 1
+        kind = SignalProduct if one_parity_each else MirroredSignalProduct
+        self.kernel = kind(_smallest_grid(degree), scales)
 
     def coupling(self, l1: int, l2: int, l3: int) -> float:
         if (l1 + l2 + l3) % 2 == 0:
@@ -123,68 +115,17 @@ class VectorSignalTensorProduct(SphericalTensorProduct):
         return math.sqrt(dims / (2 * math.pi)) * abs(standard_3j(l1, l2, l3, 1, -1))
 
     def couple(self, x1: Stacks, x2: Stacks) -> Stacks:
-        f, g = self._signals("fields1", x1), self._signals("fields2", x2)
-        if len(f) == len(g) == 1:
-            # every output is one product of signals
-            ((sign1, a),) = f.items()
-            ((sign2, b),) = g.items()
-            even = sign1 * sign2
-            outputs = {
-                sign: _product(a, b) if sign == even else _bracket(a, b)
-                for sign in SIGNS
-                if self.sectors.degrees(sign)
-            }
-        else:
-            (a, c), (b, d) = map(_sum_and_mirror_image, (f, g))
-            here = _product(a, b) + _bracket(a, b)
-            there = _product(c, d) - _bracket(c, d)
-            outputs = {1: 0.5 * (here + there), -1: 0.5 * (here - there)}
-        natural, pseudo = (
-            self._components(sign, outputs[sign]) if self.sectors.degrees(sign) else None
-            for sign in SIGNS
+        z = self.kernel(_joined(x1), _joined(x2))
+        natural, pseudo = z.split(self.sectors.dims, dim=1)
+        return (
+            natural if self.sectors.natural else None,
+            pseudo if self.sectors.pseudo else None,
         )
-        return natural, pseudo
-
-    def _signals(
-        self, name: str, stacks: Stacks
-    ) -> dict[int, Float[Tensor, "3 points rows channels"]]:
-        """Values and two components of the gradient of every sector; rows and channels last."""
-        signals = {}
-        for sign, x in zip(SIGNS, stacks, strict=True):
-            if x is not None:
-                rows, components, channels = x.shape
-                columns = x.permute(1, 0, 2).reshape(components, rows * channels)
-                values = getattr(self, f"{name}_{_NAMES[sign]}") @ columns
-                signals[sign] = values.view(3, len(self.grid), rows, channels)
-        return signals
-
-    def _components(
-        self, sign: int, values: Float[Tensor, "points rows channels"]
-    ) -> Float[Tensor, "rows lm channels"]:
-        """Projection on the harmonics of one sector."""
-        _, rows, channels = values.shape
-        z = getattr(self, f"projection_{_NAMES[sign]}") @ values.flatten(1)
-        return z.unflatten(1, (rows, channels)).permute(1, 0, 2).contiguous()
 
 
-def _sum_and_mirror_image(signals: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
-    """Natural plus pseudo signals, and what is seen of them after the inversion of r and signal."""
-    if len(signals) == 2:
-        return signals[1] + signals[-1], signals[1] - signals[-1]
-    ((sign, f),) = signals.items()
-    return f, sign * f
-
-
-def _product(
-    f: Float[Tensor, "3 points *columns"], g: Float[Tensor, "3 points *columns"]
-) -> Float[Tensor, "points *columns"]:
-    return f[0] * g[0]
-
-
-def _bracket(
-    f: Float[Tensor, "3 points *columns"], g: Float[Tensor, "3 points *columns"]
-) -> Float[Tensor, "points *columns"]:
-    return f[1] * g[2] - f[2] * g[1]
+def _joined(stacks: Stacks) -> Float[Tensor, "rows lm channels"]:
+    parts = [part for part in stacks if part is not None]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _smallest_grid(degree: int) -> SphereGrid:
@@ -192,17 +133,3 @@ def _smallest_grid(degree: int) -> SphereGrid:
     lebedev = [lebedev_grid(n) for n in (degree, degree + 2) if n <= 131]
     grids = [product_grid(degree), *(grid for grid in lebedev if grid.weights.min() > 0)]
     return min(grids, key=len)
-
-
-def _fields(grid: SphereGrid, l_max: int) -> Float[Tensor, "3 points lm"]:
-    r"""Harmonics and two tangent components of :math:`2^{1/4}\, Y^{l,1}_l`."""
-    vectors = torch.cat(
-        [
-            tensor_harmonics(l, 1, l, grid.points) if l else grid.points.new_zeros(len(grid), 3, 1)
-            for l in range(l_max + 1)
-        ],
-        dim=2,
-    )
-    frames = edge_rotations(grid.points)[:, :, [2, 0]]  # z cross x points outward, along y
-    tangent = torch.einsum("gat,gam->tgm", frames, vectors)
-    return torch.cat([grid.harmonics(l_max)[None], 2**0.25 * tangent])
