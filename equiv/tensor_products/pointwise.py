@@ -1,6 +1,5 @@
 r"""Products computed point by point, in blocks that stay in the cache, with exact derivatives."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +47,7 @@ class PointwiseProduct(ExactConstants):
     def __init__(self, dims: tuple[int, int, int], points: int) -> None:
         super().__init__()
         self.dims = dims
-        self.block = max(256, min(8192, 2**18 // points))  # columns; see benchmarks
+        self.block = max(512, min(8192, 2**17 // points))  # columns; see benchmarks
 
     @abstractmethod
     def field(self, operand: int, x: Float[Tensor, "rows lm channels"]) -> Field:
@@ -62,6 +61,10 @@ class PointwiseProduct(ExactConstants):
         """Product of two fields; may broadcast over channels."""
         return (f[0] * h[0],)
 
+    def multiply_(self, f: Field, h: Field) -> Field:
+        """The same, where the memory of f may be used for the result."""
+        return self.multiply(f, h)
+
     def forward(
         self,
         x: Float[Tensor, "rows lm1 channels_or_1"],
@@ -73,19 +76,30 @@ class PointwiseProduct(ExactConstants):
             or isinstance(x, FakeTensor)
             or torch._C._are_functorch_transforms_active()
         ):
-            field = self.multiply(self.field(0, x), self.field(1, y))
-            return torch.cat([p.transpose(0, 1) for p in self.pieces(2, field)], dim=1)
-        result: Any = _Product.apply(self, (0, 1, 2), max(x.shape[2], y.shape[2]), x, y)
-        return result
+            return self.plain(x, y)
+        if x.requires_grad or y.requires_grad:
+            result: Any = _Product.apply(self, (0, 1, 2), max(x.shape[2], y.shape[2]), x, y)
+            return result
+        return self.products((0, 1, 2), max(x.shape[2], y.shape[2]), x, y)
+
+    def plain(
+        self,
+        x: Float[Tensor, "rows lm1 channels_or_1"],
+        y: Float[Tensor, "rows lm2 channels_or_1"],
+    ) -> Float[Tensor, "rows lm channels"]:
+        """The product in plain operations on all rows at once."""
+        field = self.multiply(self.field(0, x), self.field(1, y))
+        return torch.cat([p.transpose(0, 1) for p in self.pieces(2, field)], dim=1)
 
     def products(
         self, roles: tuple[int, int, int], channels: int, x: Tensor, y: Tensor
     ) -> Float[Tensor, "rows lm channels"]:
         """Block by block: operands ``roles[0]`` and ``roles[1]`` into ``roles[2]``."""
-        out = x.new_empty(x.shape[0], self.dims[roles[2]], channels)
-        for part in self._blocks(x, y):
-            f = self.multiply(self.field(roles[0], x[part]), self.field(roles[1], y[part]))
-            self._write(out[part], roles[2], f)
+        i, j, k = roles
+        out = x.new_empty(x.shape[0], self.dims[k], channels)
+        for a, b, c in zip(*self._blocks(x, y, out), strict=True):
+            field = self.multiply_(self.field(i, a), self.field(j, b))
+            self._write(c, k, field)
         return out
 
     def gradients(
@@ -97,28 +111,37 @@ class PointwiseProduct(ExactConstants):
         y: Tensor,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Block by block: derivatives of T by operands ``roles[0]`` and ``roles[1]``."""
-        gx = torch.empty_like(x) if needed[0] else None
-        gy = torch.empty_like(y) if needed[1] else None
-        for part in self._blocks(x, y):
-            k = self.field(roles[2], z[part])
-            if gx is not None:
-                h = self.field(roles[1], y[part])
-                self._write(gx[part], roles[0], self.multiply(k, h))
-            if gy is not None:
-                f = self.field(roles[0], x[part])
-                self._write(gy[part], roles[1], self.multiply(k, f))
-        return gx, gy
+        i, j, k = roles
+        gx, gy = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (x, y))
+        for a, b, c, ga, gb in zip(*self._blocks(x, y, z, gx, gy), strict=True):
+            fc = self.field(k, c)
+            # the wider field comes first: its memory can hold the product
+            if needed[0]:
+                fb = self.field(j, b)
+                wide = fb[0].shape[2] >= fc[0].shape[2]
+                self._write(ga, i, self.multiply_(fb, fc) if wide else self.multiply(fc, fb))
+            if needed[1]:
+                fa = self.field(i, a)
+                wide = fa[0].shape[2] >= fc[0].shape[2]
+                self._write(gb, j, self.multiply_(fa, fc) if wide else self.multiply(fc, fa))
+        return gx if needed[0] else None, gy if needed[1] else None
 
-    def _blocks(self, x: Tensor, y: Tensor) -> list[slice]:
-        rows = max(1, self.block // max(x.shape[2], y.shape[2], 1))
-        count = math.ceil(x.shape[0] / rows)
-        return [slice(n * rows, (n + 1) * rows) for n in range(count)]
+    def _blocks(self, *tensors: Tensor) -> list[Sequence[Tensor]]:
+        columns = max(t.shape[2] for t in tensors)
+        rows = max(1, self.block // max(columns, 1))
+        if tensors[0].shape[0] <= rows:
+            return [(t,) for t in tensors] if tensors[0].shape[0] else [() for _ in tensors]
+        return [t.split(rows) for t in tensors]
 
     def _write(self, out: Float[Tensor, "rows lm channels"], operand: int, field: Field) -> None:
         if out.shape[2] != field[0].shape[2]:  # the operand was broadcast
             field = tuple(part.sum(2, keepdim=True) for part in field)
+        pieces = self.pieces(operand, field)
+        if len(pieces) == 1:
+            out.copy_(pieces[0].transpose(0, 1))
+            return
         start = 0
-        for piece in self.pieces(operand, field):
+        for piece in pieces:
             out[:, start : start + len(piece)].copy_(piece.transpose(0, 1))
             start += len(piece)
 
@@ -180,6 +203,4 @@ def components_first(
 ) -> Float[Tensor, "lm columns"]:
     """Some components of all rows and channels, as the columns of a contiguous matrix."""
     columns = x.transpose(0, 1)
-    if len(parts) == 1:
-        return columns[parts[0]].reshape(parts[0].stop - parts[0].start, -1)
     return torch.cat([columns[part] for part in parts]).flatten(1)

@@ -207,6 +207,13 @@ class TensorProduct(ExactConstants):
                 f"(weight[..., {self.weight_numel}]), got "
                 f"{'none' if weight is None else f'shape {tuple(weight.shape)}'}"
             )
+        if (
+            x1[0].ndim == trailing + 1
+            and (weight is None or weight.ndim == 1)
+            and all(x.ndim == like.ndim and x.shape[0] == like.shape[0] for x in (*x1, *x2))
+        ):  # the usual case: nothing to broadcast
+            weight = None if weight is None else weight.unsqueeze(0)
+            return [*x1, *x2], weight, like.shape[:1]
         leads = [x.shape[:-trailing] for x in (*x1, *x2)]
         lead_weight = weight.shape[:-1] if weight is not None else ()
         try:
