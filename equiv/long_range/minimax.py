@@ -31,7 +31,6 @@ they are as smooth below 1 as the accuracy above 1 permits.
 import functools
 
 import numpy as np
-import scipy.linalg
 import scipy.optimize
 from numpy.typing import NDArray
 from scipy.interpolate import BarycentricInterpolator

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from equiv.errors import EquivError
+from equiv.long_range.gaussian_sums import GaussianSum
 from equiv.long_range.minimax import minimax_gaussians
 
 LARGEST_ERROR, SMALLEST_ERROR = 1e-2, 10**-9.5
@@ -48,10 +49,14 @@ class RangeSeparation:
     reach: float
     exponent: float
 
+    @property
+    def gaussians(self) -> GaussianSum:
+        """:math:`K_L` as a sum of Gaussians."""
+        return GaussianSum(self.t, self.w)
+
     def long_range(self, r: ArrayLike) -> NDArray[np.float64]:
         """:math:`K_L(r)`, in Angstrom^-p, for distances of any shape."""
-        r = np.asarray(r, dtype=np.float64)
-        return np.exp(-((r[..., None] * self.t) ** 2)) @ self.w
+        return self.gaussians(r)
 
     def short_range(self, r: ArrayLike) -> NDArray[np.float64]:
         """:math:`K_S(r)`, in Angstrom^-p, for positive distances of any shape."""
