@@ -8,6 +8,8 @@ from torch import Tensor
 
 from equiv.constants import ExactConstants
 from equiv.graph.blocks import NeighborBlocks
+from equiv.message_passing.pair_form import PairForm
+from equiv.message_passing.pair_kernels import Path
 from equiv.nn.linear import degree_sizes
 from equiv.so3 import wigner_3j
 
@@ -49,12 +51,16 @@ class ClebschGordanConvolution(ExactConstants):
             for l2 in range(edge_degree + 1)
             if abs(l1 - l2) <= l3 <= l1 + l2 and (l1 + l2 + l3) % 2 == 0
         ]
+        blocks = []
         for l1, l2, l3 in self.paths:
-            if l1:
-                coupling = math.sqrt(2 * l3 + 1) * wigner_3j(l1, l2, l3)
-                self.register_constant(
-                    f"coupling_{l1}{l2}{l3}", coupling.permute(1, 0, 2).flatten(1)
-                )
+            coupling = math.sqrt(2 * l3 + 1) * wigner_3j(l1, l2, l3)
+            coupling = coupling.permute(1, 0, 2).flatten(1)
+            rows = torch.zeros((edge_degree + 1) ** 2, coupling.shape[1], dtype=torch.float64)
+            rows[l2**2 : (l2 + 1) ** 2] = coupling
+            blocks.append(rows)
+        self.register_constant("couplings", torch.cat(blocks, dim=1))
+        self.couplings: Tensor
+        self.form = self._form()
 
     @property
     def weight_numel(self) -> int:
@@ -63,8 +69,7 @@ class ClebschGordanConvolution(ExactConstants):
 
     def channels_out(self) -> list[int]:
         """Channels of the messages of degree 0, 1, ...: number of paths times ``channels``."""
-        ends = [l3 for _, _, l3 in self.paths]
-        return [ends.count(l) * self.channels for l in range(self.degree_out + 1)]
+        return [count * self.channels for count in self._ends()]
 
     def forward(
         self,
@@ -74,31 +79,56 @@ class ClebschGordanConvolution(ExactConstants):
         neighbors: NeighborBlocks,
     ) -> list[Float[Tensor, "rows m paths_channels"]]:
         """Messages of every degree; harmonics and weights are those of the pairs' first atoms."""
+        weights = weights.unflatten(-1, (len(self.paths), self.channels))
+        if self.form.usable(features, neighbors):
+            messages = self.form.messages(features, harmonics @ self.couplings, weights, neighbors)
+            sizes = [(2 * l + 1) * n for l, n in enumerate(self._ends())]
+            return [
+                part.unflatten(1, (2 * l + 1, -1)).flatten(2)
+                for l, part in enumerate(messages.split(sizes, dim=1))
+            ]
+        return self._batched(features, harmonics, weights, neighbors)
+
+    def _batched(
+        self, features: Tensor, harmonics: Tensor, weights: Tensor, neighbors: NeighborBlocks
+    ) -> list[Tensor]:
+        """One batched matrix product over a receiver's neighbours for each path."""
         blocks, width = neighbors.pair.shape
+        couplings = neighbors.directed(harmonics) @ self.couplings
         # Splitting instead of slicing: the gradient of a split is one concatenation, that of
         # slices is a sum of mostly zero arrays.
-        edge = neighbors.directed(harmonics).split(degree_sizes(self.edge_degree), dim=-1)
+        couplings = couplings.split([(2 * l1 + 1) * (2 * l3 + 1) for l1, _, l3 in self.paths], -1)
         sent = neighbors.gather(features).split(degree_sizes(self.degree_in), dim=-2)
-        radial = neighbors.from_pairs(weights.unflatten(-1, (len(self.paths), 1, self.channels)))
+        radial = neighbors.from_pairs(weights).unsqueeze(3).unbind(2)
         messages: list[list[Tensor]] = [[] for _ in range(self.degree_out + 1)]
-        for (l1, l2, l3), r in zip(self.paths, radial.unbind(2), strict=True):
-            y = edge[l2]
-            if l1:
-                y = (y @ getattr(self, f"coupling_{l1}{l2}{l3}")).reshape(
-                    blocks, width * (2 * l1 + 1), 2 * l3 + 1
-                )
+        for (l1, _, l3), y, r in zip(self.paths, couplings, radial, strict=True):
+            y = y.reshape(blocks, width * (2 * l1 + 1), 2 * l3 + 1)
             x = (sent[l1] * r).flatten(1, 2)
             messages[l3].append(y.transpose(1, 2) @ x)
         return [neighbors.total(torch.cat(parts, dim=-1)) for parts in messages]
+
+    def _ends(self) -> list[int]:
+        """Number of paths that end in degree 0, 1, ..."""
+        ends = [l3 for _, _, l3 in self.paths]
+        return [ends.count(l) for l in range(self.degree_out + 1)]
+
+    def _form(self) -> PairForm:
+        """Messages lie by degree, then component, then path, as the linear maps after want them."""
+        ends, start, paths = self._ends(), 0, []
+        place = dict.fromkeys(range(self.degree_out + 1), 0)
+        starts = []
+        for l, count in enumerate(ends):
+            starts.append(start)
+            start += (2 * l + 1) * count
+        for l1, l2, l3 in self.paths:
+            paths.append(
+                Path(l1**2, 2 * l1 + 1, starts[l3] + place[l3], ends[l3], 2 * l3 + 1, l2 % 2)
+            )
+            place[l3] += 1
+        return PairForm(tuple(paths), (self.degree_in + 1) ** 2, start)
 
     def extra_repr(self) -> str:
         return (
             f"l_in={self.degree_in}, l_edge={self.edge_degree}, l_out={self.degree_out}, "
             f"channels={self.channels}, paths={len(self.paths)}"
         )
-
-
-CONVOLUTIONS: dict[str, type[ClebschGordanConvolution]] = {
-    "clebsch_gordan": ClebschGordanConvolution
-}
-"""Convolutions by the name of their tensor product, as models take it in ``product=``."""

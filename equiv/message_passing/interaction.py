@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiv.choices import choose
-from equiv.message_passing.convolution import CONVOLUTIONS
+from equiv.message_passing.choice import CONVOLUTIONS
 from equiv.message_passing.edges import Edges
 from equiv.nn.linear import ElementLinear, SphericalLinear
 from equiv.nn.mlp import RadialMLP

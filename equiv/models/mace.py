@@ -13,7 +13,7 @@ from equiv.choices import choose
 from equiv.errors import EquivError
 from equiv.graph.blocks import NeighborBlocks
 from equiv.graph.layout import Layout
-from equiv.message_passing.convolution import CONVOLUTIONS
+from equiv.message_passing.choice import CONVOLUTIONS
 from equiv.models.block_model import BlockModel
 from equiv.nn.cutoff import PolynomialCutoff
 from equiv.nn.linear import ElementLinear, SphericalLinear
@@ -54,7 +54,12 @@ class MACE(BlockModel):
         cutoff_power: power of the polynomial cutoff.
         radial_hidden: hidden widths of the radial networks.
         readout_hidden: hidden width of the last readout.
-        product: tensor product of convolution and many-body product, ``"clebsch_gordan"``.
+        product: tensor product of convolution and many-body product. ``"clebsch_gordan"`` weighs
+            every coupling by itself (``"so2"``: the same map, convolved in the frames of the
+            edges); ``"gaunt_grid"`` (``"gaunt_fourier"``: the same map, slower), ``"matrix"`` and
+            ``"vector_signal"`` have fixed couplings and weights of rank one, cost less and express
+            less. See :data:`equiv.message_passing.CONVOLUTIONS` and
+            :data:`equiv.tensor_products.MANY_BODY_PRODUCTS`.
         mean_neighbors: mean number of neighbours in the training set; keeps messages of unit size.
         reference_energies: eV, by chemical symbol.
         scale: :math:`s`, eV; the root mean square of the training forces is customary.
@@ -176,6 +181,8 @@ class MACE(BlockModel):
         degree, hidden, correlation, layers = (recipe.get(k, v) for k, v in defaults.items())
         _require(degree <= 12 and hidden <= degree, "edge_degree", "12 at most", degree)
         _require(1 <= correlation <= 4, "correlation", "1, 2, 3 or 4", correlation)
+        if recipe.get("product", "clebsch_gordan") not in ("clebsch_gordan", "so2"):
+            return layers * correlation * (degree + 1) ** (2 * correlation)  # their constants
         return layers * sum(
             num_symmetric_couplings(degree, order, l) * (2 * l + 1) * (degree + 1) ** (2 * order)
             for l in range(hidden + 1)

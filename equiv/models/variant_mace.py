@@ -25,7 +25,7 @@ from equiv.nn.readout import LinearReadout
 from equiv.nn.reference_energies import ReferenceEnergies
 from equiv.nn.rounded_zbl import RoundedZBL
 from equiv.so3 import num_symmetric_couplings, spherical_harmonics
-from equiv.tensor_products.many_body import MANY_BODY_PRODUCTS
+from equiv.tensor_products.many_body_choice import MANY_BODY_PRODUCTS
 
 INTERACTIONS = (
     "plain",

@@ -4,8 +4,14 @@ from equiv.tensor_products.choice import TENSOR_PRODUCTS, tensor_product
 from equiv.tensor_products.clebsch_gordan import ClebschGordanTensorProduct
 from equiv.tensor_products.from_e3nn import from_e3nn
 from equiv.tensor_products.gaunt import GauntTensorProduct
+from equiv.tensor_products.gaunt_fourier import GauntFourierTensorProduct
 from equiv.tensor_products.gaunt_grid import GauntGridTensorProduct
 from equiv.tensor_products.many_body import ManyBodyProduct, SymmetricPolynomial
+from equiv.tensor_products.many_body_choice import MANY_BODY_PRODUCTS
+from equiv.tensor_products.many_body_fourier import GauntFourierManyBodyProduct
+from equiv.tensor_products.many_body_grid import GauntManyBodyProduct
+from equiv.tensor_products.many_body_matrix import MatrixManyBodyProduct
+from equiv.tensor_products.many_body_vector import VectorSignalManyBodyProduct
 from equiv.tensor_products.matrix import MatrixTensorProduct
 from equiv.tensor_products.paths import Path, PathTensorProduct, channelwise_paths
 from equiv.tensor_products.protocol import TensorProduct
@@ -16,11 +22,16 @@ from equiv.tensor_products.spherical import SphericalTensorProduct
 from equiv.tensor_products.vector_signal import VectorSignalTensorProduct
 
 __all__ = [
+    "MANY_BODY_PRODUCTS",
     "TENSOR_PRODUCTS",
     "ClebschGordanTensorProduct",
+    "GauntFourierManyBodyProduct",
+    "GauntFourierTensorProduct",
     "GauntGridTensorProduct",
+    "GauntManyBodyProduct",
     "GauntTensorProduct",
     "ManyBodyProduct",
+    "MatrixManyBodyProduct",
     "MatrixTensorProduct",
     "Path",
     "PathTensorProduct",
@@ -31,6 +42,7 @@ __all__ = [
     "Stacks",
     "SymmetricPolynomial",
     "TensorProduct",
+    "VectorSignalManyBodyProduct",
     "VectorSignalTensorProduct",
     "channelwise_paths",
     "from_e3nn",

@@ -202,7 +202,3 @@ class _Products:
 
     def cat(self, several: Sequence[Factors]) -> Float[Tensor, "channels products atoms"]:
         return torch.cat([self[factors] for factors in several], dim=1)
-
-
-MANY_BODY_PRODUCTS: dict[str, type[ManyBodyProduct]] = {"clebsch_gordan": ManyBodyProduct}
-"""Many-body products by the name of their tensor product, as models take it in ``product=``."""

@@ -134,8 +134,11 @@ class MACERecipe(Section):
         default=[64, 64, 64], description="hidden widths of the radial network"
     )
     readout_hidden: Count = Field(default=16, description="hidden width of the last readout")
-    product: Literal["clebsch_gordan"] = Field(
-        default="clebsch_gordan", description="tensor product of the convolution"
+    product: Literal[
+        "clebsch_gordan", "so2", "gaunt_grid", "gaunt_fourier", "matrix", "vector_signal"
+    ] = Field(
+        default="clebsch_gordan",
+        description="tensor product of the convolution and of the product basis",
     )
     zbl: bool = Field(default=False, description="add the ZBL repulsion at short range")
     mean_neighbors: Literal["auto"] | Positive = Field(

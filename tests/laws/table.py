@@ -14,6 +14,13 @@ from torch import Tensor, nn
 
 from equiv.graph.blocks import neighbor_blocks
 from equiv.message_passing.convolution import ClebschGordanConvolution
+from equiv.message_passing.rank_one import (
+    GauntConvolution,
+    MatrixConvolution,
+    RankOneConvolution,
+    VectorSignalConvolution,
+)
+from equiv.message_passing.so2 import SO2Convolution
 from equiv.models import MACE, Model, build_model
 from equiv.models.mace import MACELayer
 from equiv.nn.cutoff import PolynomialCutoff
@@ -144,11 +151,16 @@ def zbl_call(layer: nn.Module, r: Tensor) -> Tensor:
     return layer(r, numbers, senders, receivers)
 
 
-def convolution(l_in: int, l_edge: int, l_out: int) -> Layer:
-    build = lambda: ClebschGordanConvolution(l_in, l_edge, l_out, CHANNELS)  # noqa: E731
+def convolution(
+    l_in: int,
+    l_edge: int,
+    l_out: int,
+    kind: type[ClebschGordanConvolution] | type[RankOneConvolution] = ClebschGordanConvolution,
+) -> Layer:
+    build = lambda: kind(l_in, l_edge, l_out, CHANNELS)  # noqa: E731
     return Layer(
-        f"ClebschGordanConvolution {l_in} x {l_edge} -> {l_out}",
-        ClebschGordanConvolution,
+        f"{kind.__name__} {l_in} x {l_edge} -> {l_out}",
+        kind,
         build,
         convolution_inputs(l_in, l_edge, build().weight_numel),
         [Spherical(l_in), harmonics(l_edge), None],
@@ -416,6 +428,11 @@ LAYERS = [
     convolution(0, 2, 2),
     convolution(1, 2, 2),
     convolution(2, 3, 3),
+    convolution(1, 2, 2, SO2Convolution),
+    convolution(0, 2, 2, GauntConvolution),
+    convolution(1, 2, 2, GauntConvolution),
+    convolution(1, 2, 2, MatrixConvolution),
+    convolution(2, 3, 2, VectorSignalConvolution),
     many_body(2, 1, 1),
     many_body(2, 2, 2),
     many_body(2, 1, 3),
@@ -470,5 +487,9 @@ MODELS: dict[str, Callable[[], Model]] = {
     "MACE of one layer, four-body, ZBL": lambda: mace(
         layers=1, edge_degree=1, correlation=4, zbl=True
     ),
+    **{
+        f"MACE by {product}": lambda product=product: mace(correlation=3, product=product)
+        for product in ("so2", "gaunt_grid", "matrix", "vector_signal")
+    },
 }
 MODEL_KINDS = (MACE,)

@@ -11,6 +11,7 @@ import equiv.models
 import equiv.nn
 import equiv.tensor_products
 from equiv.constants import ExactConstants
+from equiv.message_passing.rank_one import RankOneConvolution
 from equiv.models import MODELS as REGISTRY
 from equiv.models import Model
 from equiv.tensor_products import PathTensorProduct, TensorProduct
@@ -19,7 +20,7 @@ from equiv.tensor_products.powers import PowerProduct
 from .table import LAYERS, MODEL_KINDS, MODELS
 
 # Bases that compute nothing themselves.
-BASES = {ExactConstants, PowerProduct, TensorProduct, PathTensorProduct}
+BASES = {ExactConstants, PowerProduct, RankOneConvolution, TensorProduct, PathTensorProduct}
 PACKAGES = (equiv.nn, equiv.message_passing, equiv.tensor_products, equiv.models)
 
 

@@ -248,7 +248,7 @@ def test_the_defaults_of_the_recipe_are_those_of_the_constructor():
 
 
 def test_the_choices_of_the_recipe_are_those_that_exist():
-    from equiv.message_passing.convolution import CONVOLUTIONS
+    from equiv.message_passing.choice import CONVOLUTIONS
     from equiv.models import MODELS
     from equiv.nn.radial import RADIAL_BASES
 
