@@ -2,7 +2,8 @@ r"""The matrix tensor product, split by parity so that reflections are kept."""
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,8 @@ from torch import Tensor
 from equiv.errors import EquivError
 from equiv.so3 import Irreps, parse_irreps, wigner_3j
 from equiv.so3.recoupling import wigner_6j
-from equiv.tensor_products.sectors import SIGNS, Sectors, Stacks
+from equiv.tensor_products.pointwise import Field, PointwiseProduct
+from equiv.tensor_products.sectors import SIGNS, Stacks
 from equiv.tensor_products.spherical import ChannelMode, DegreePath, SphericalTensorProduct
 
 
@@ -116,12 +118,15 @@ class MatrixTensorProduct(SphericalTensorProduct):
             rank=rank,
             internal_weights=internal_weights,
         )
-        self.embedding1: Tensor
-        self.embedding2: Tensor
-        self.projection: Tensor
-        self.register_constant("embedding1", self._embedding(self.sectors1, self.scale1))
-        self.register_constant("embedding2", self._embedding(self.sectors2, self.scale2))
-        self.register_constant("projection", 0.5 * self._embedding(self.sectors, self.scale).mT)
+        scales = [
+            {sign: scale(sign) for sign in SIGNS if sectors.degrees(sign)}
+            for sectors, scale in (
+                (self.sectors1, self.scale1),
+                (self.sectors2, self.scale2),
+                (self.sectors, self.scale),
+            )
+        ]
+        self.kernel = MatrixProduct(self.spin, scales)
 
     def coupling(self, l1: int, l2: int, l3: int) -> float:
         s = self.spin
@@ -143,39 +148,12 @@ class MatrixTensorProduct(SphericalTensorProduct):
         ]
 
     def couple(self, x1: Stacks, x2: Stacks) -> Stacks:
-        x, y = self._matrices(x1, self.embedding1), self._matrices(x2, self.embedding2)
-        z = x[:, :, 0, None] * y[:, None, 0]
-        for j in range(1, x.shape[2]):
-            z = z + x[:, :, j, None] * y[:, None, j]
-        rows, channels = z.shape[3:]
-        out = (self.projection @ z.flatten(0, 2).flatten(1)).unflatten(1, (rows, channels))
-        natural, pseudo = out.permute(1, 0, 2).split(self.sectors.dims, dim=1)
+        z = self.kernel(_joined(x1), _joined(x2))
+        natural, pseudo = z.split(self.sectors.dims, dim=1)
         return (
-            natural.contiguous() if self.sectors.natural else None,
-            pseudo.contiguous() if self.sectors.pseudo else None,
+            natural if self.sectors.natural else None,
+            pseudo if self.sectors.pseudo else None,
         )
-
-    def _matrices(
-        self, x: Stacks, embedding: Float[Tensor, "elements lm"]
-    ) -> Float[Tensor, "2 i j rows channels"]:
-        """Matrices of a tensor and of its mirror image; rows and channels last, and contiguous."""
-        both = torch.cat([part for part in x if part is not None], dim=1)
-        rows, components, channels = both.shape
-        columns = both.permute(1, 0, 2).reshape(components, rows * channels)
-        size = 2 * self.spin + 1
-        return (embedding @ columns).view(2, size, size, rows, channels)
-
-    def _embedding(
-        self, sectors: Sectors, scale: Callable[[int], Tensor]
-    ) -> Float[Tensor, "elements lm"]:
-        """E of both sectors, and below it the same after the inversion."""
-        blocks = []
-        for sign in SIGNS:
-            for l in range(sectors.l_max(sign) + 1):
-                e = math.sqrt(2 * l + 1) * wigner_3j(self.spin, self.spin, l).flatten(0, 1)
-                e = e * scale(sign)[l * l : (l + 1) ** 2]
-                blocks.append(torch.cat([e, sign * (-1) ** l * e]))
-        return torch.cat(blocks, dim=1)
 
     def _check_reached(
         self, out: Irreps, in1: Irreps, in2: Irreps, reached: list[tuple[int, int]]
@@ -191,6 +169,101 @@ class MatrixTensorProduct(SphericalTensorProduct):
     def extra_repr(self) -> str:
         missing = f", {len(self.missing_paths)} missing" if self.missing_paths else ""
         return f"{super().extra_repr()}{missing}, spin {self.spin}"
+
+
+class MatrixProduct(PointwiseProduct):
+    r"""The trace of three matrices, averaged over the inversion.
+
+    .. math::
+        T = \tfrac12 \operatorname{tr}(X^+ Y^+ Z^+) + \tfrac12 \operatorname{tr}(X^- Y^- Z^-),
+        \qquad X^+ = X^\text{natural} + X^\text{pseudo}, \quad
+        X^- = (X^\text{natural} - X^\text{pseudo})^\mathsf{T}
+
+    :math:`X^-` is the matrix of what the inversion makes of the tensor: it changes the sign of odd
+    degrees, and so does transposition. Here the "points" are the elements of the matrices; the
+    matrices of the third operand are transposed, so that the three enter alike.
+
+    Args:
+        spin: :math:`s`, for matrices of size :math:`2s + 1`.
+        scales: for each operand, factors of the components of its natural (+1) and pseudo (-1)
+            part, of those that it has.
+    """
+
+    def __init__(self, spin: int, scales: Sequence[dict[int, Float[Tensor, " lm"]]]) -> None:
+        self._size = 2 * spin + 1
+        dims = [sum(map(len, some.values())) for some in scales]
+        super().__init__((dims[0], dims[1], dims[2]), 2 * self._size**2)
+        self._dims = [{sign: len(scale) for sign, scale in some.items()} for some in scales]
+        for operand, some in enumerate(scales):
+            for sign, scale in some.items():
+                blocks = [
+                    math.sqrt(2 * l + 1) * wigner_3j(spin, spin, l)
+                    for l in range(math.isqrt(len(scale)))
+                ]
+                embedding = scale * torch.cat(blocks, dim=2)
+                if operand == 2:
+                    embedding = 0.5 * embedding.transpose(0, 1)
+                self.register_constant(_name(operand, sign), embedding.flatten(0, 1))
+
+    def field(self, operand: int, x: Float[Tensor, "rows lm channels"]) -> Field:
+        rows, _, channels = x.shape
+        here = there = None
+        for (sign, dim), part in zip(
+            self._dims[operand].items(),
+            x.split(list(self._dims[operand].values()), dim=1),
+            strict=True,
+        ):
+            columns = part.transpose(0, 1).reshape(dim, rows * channels)
+            matrix = getattr(self, _name(operand, sign)) @ columns
+            matrix = matrix.view(self._size, self._size, rows, channels)
+            here = matrix if here is None else here + matrix
+            turned = matrix.transpose(0, 1)
+            there = sign * turned if there is None else there + sign * turned
+        assert here is not None
+        assert there is not None
+        return _Matrices((torch.stack([here, there]).flatten(0, 2),), operand)
+
+    def multiply(self, f: Field, h: Field) -> Field:
+        i, j = cast(_Matrices, f).operand, cast(_Matrices, h).operand
+        if (j - i) % 3 != 1:
+            (i, j), (f, h) = (j, i), (h, f)
+        shape = (2, self._size, self._size)
+        a, b = (t.unflatten(0, shape) for t in (f[0], h[0]))
+        # the transpose of the product, in which order the next factor would take it
+        z = a[:, None, :, 0] * b[:, 0, :, None]
+        for n in range(1, self._size):
+            z.addcmul_(a[:, None, :, n], b[:, n, :, None])
+        return _Matrices((z.flatten(0, 2),), 3 - i - j)
+
+    def pieces(self, operand: int, field: Field) -> Sequence[Float[Tensor, "lm rows channels"]]:
+        here, there = field[0].unflatten(0, (2, self._size, self._size))
+        there = there.transpose(0, 1)
+        pieces = []
+        for sign in self._dims[operand]:
+            matrix = here + there if sign == 1 else here - there
+            z = getattr(self, _name(operand, sign)).T @ matrix.flatten(0, 1).flatten(1)
+            pieces.append(z.view(-1, *matrix.shape[2:]))
+        return pieces
+
+
+class _Matrices(tuple):
+    """A field of matrices, which knows whose they are: their product depends on the order."""
+
+    operand: int
+
+    def __new__(cls, parts: Field, operand: int) -> "_Matrices":
+        field = super().__new__(cls, parts)
+        field.operand = operand
+        return field
+
+
+def _joined(stacks: Stacks) -> Float[Tensor, "rows lm channels"]:
+    parts = [part for part in stacks if part is not None]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _name(operand: int, sign: int) -> str:
+    return f"embedding_{operand}_{'natural' if sign == 1 else 'pseudo'}"
 
 
 def _smallest_spin(

@@ -36,7 +36,7 @@ def test_missing_paths_are_reported():
     product = MatrixTensorProduct("3o+5o", "0e+5o", "0e+3e+5e")
     assert product.spin == 3
     assert product.missing_paths == [DegreePath(3, 1, 5, 1, 5, -1), DegreePath(5, 1, 5, 1, 3, -1)]
-    assert repr(product).endswith("3 paths, 2 missing, spin 3)")
+    assert "3 paths, 2 missing, spin 3" in repr(product)
     assert MatrixTensorProduct("3o+5o", "0e+5o", "0e+3e+5e", spin=4).missing_paths == []
 
 
