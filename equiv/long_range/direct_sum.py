@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equiv.errors import EquivError
+from equiv.long_range.fused import FusedPotential
 from equiv.long_range.pairs import (
     InversePower,
     Pairs,
@@ -18,14 +19,13 @@ from equiv.long_range.pairs import (
     pair_sums,
 )
 from equiv.long_range.point_charges import PointCharges
-from equiv.long_range.potential import Electrostatics, LongRangePotential
 from equiv.units import COULOMB
 
 # Pairs of atoms that are held in memory at a time where no graph is kept.
 BLOCK = 2**20
 
 
-class DirectSum(LongRangePotential):
+class DirectSum(FusedPotential):
     r"""The energy of finite systems as it is defined, pair by pair.
 
     .. math:: E = k_e \sum_{i < j} \frac{q_i q_j}{|r_i - r_j|^p}
@@ -48,9 +48,11 @@ class DirectSum(LongRangePotential):
         self._check(system)
         return self.prefactor * direct_energy(self.kernel, system)
 
-    def electrostatics(self, system: PointCharges, pairs: Pairs | None = None) -> Electrostatics:
+    def sums(
+        self, system: PointCharges, pairs: Pairs | None = None, *, strain: bool = True
+    ) -> PairSums:
         self._check(system)
-        return Electrostatics.of(system, direct_sums(self.kernel, system) * self.prefactor)
+        return direct_sums(self.kernel, system) * self.prefactor
 
     def _check(self, system: PointCharges) -> None:
         if any(map(any, system.periodic)):

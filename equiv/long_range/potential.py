@@ -32,16 +32,13 @@ class Electrostatics:
     stress: Float[Tensor, "graphs 3 3"]
 
     @classmethod
-    def of(
-        cls, system: PointCharges, sums: PairSums, forces: Tensor | None = None
-    ) -> "Electrostatics":
-        """From the potentials, the fields and dE/dstrain; forces follow from the fields."""
-        q = system.charges
+    def of(cls, system: PointCharges, sums: PairSums) -> "Electrostatics":
+        """From what the sums over all pairs give."""
         return cls(
-            system.per_graph(q.double() * sums.potentials.double()) / 2,
+            system.per_graph(system.charges.double() * sums.potentials.double()) / 2,
             sums.potentials,
             sums.fields,
-            q[:, None] * sums.fields if forces is None else forces,
+            sums.forces,
             stress_of(system, sums.virials),
         )
 
@@ -121,26 +118,35 @@ class LongRangePotential(nn.Module, ABC):
         return Electrostatics.of(system, sums)
 
 
-def sums_by_gradient(energy: Callable[[PointCharges], Tensor], system: PointCharges) -> PairSums:
+def sums_by_gradient(
+    energy: Callable[[PointCharges], Tensor], system: PointCharges, *, strain: bool = True
+) -> PairSums:
     """Potentials, fields and virials of an energy, by automatic differentiation."""
     with torch.enable_grad():
         positions = system.positions.detach().requires_grad_()
         charges = system.charges.detach().requires_grad_()
-        strain = torch.zeros_like(system.cell).requires_grad_()
-        symmetric = (strain + strain.mT) / 2
-        if system.num_graphs == 1:
-            moved = positions + positions @ symmetric[0]
-        else:
-            local = symmetric.index_select(0, system.batch)
-            moved = positions + torch.einsum("ax,axy->ay", positions, local)
-        cell = system.cell + system.cell @ symmetric
+        deformation = torch.zeros_like(system.cell).requires_grad_()
+        moved, cell = positions, system.cell
+        if strain:
+            symmetric = (deformation + deformation.mT) / 2
+            cell = system.cell + system.cell @ symmetric
+            if system.num_graphs == 1:
+                moved = positions + positions @ symmetric[0]
+            else:
+                local = symmetric.index_select(0, system.batch)
+                moved = positions + torch.einsum("ax,axy->ay", positions, local)
         total = energy(PointCharges(moved, charges, cell, system.pbc, system.batch)).sum()
         uncharged = bool((system.charges == 0).any())
         potentials, gradients, virials = torch.autograd.grad(
-            total, (charges, positions, strain), create_graph=uncharged, materialize_grads=True
+            total,
+            (charges, positions, deformation),
+            create_graph=uncharged,
+            materialize_grads=True,
         )
         fields = _fields(gradients, charges)
-    return PairSums(potentials.detach(), fields.detach(), virials.detach())
+    return PairSums(
+        potentials.detach(), fields.detach(), -gradients.detach(), virials.detach().double()
+    )
 
 
 def _fields(gradients: Tensor, charges: Tensor) -> Tensor:

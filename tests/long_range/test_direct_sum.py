@@ -39,7 +39,7 @@ def test_the_fused_sums_are_those_of_automatic_differentiation(exponent):
     q[7] = 0  # a field without a charge to feel it
     potential = DirectSum(exponent=exponent)
     system = PointCharges.checked(x, q)
-    fused = potential.electrostatics(system)
+    fused = potential.electrostatics(system, None)
     slow = LongRangePotential.electrostatics(potential, system, None)
     for name in ("energy", "potentials", "fields", "forces"):
         torch.testing.assert_close(

@@ -1,0 +1,235 @@
+"""Chebyshev-Tucker potentials: linear in the number of charges, finite or periodic."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from equiv.errors import EquivError
+from equiv.long_range.crystal import CrystalBoxes, CrystalWaves
+from equiv.long_range.direct_sum import direct_energy, direct_sums
+from equiv.long_range.finite_boxes import FiniteBoxes, extent
+from equiv.long_range.fused import FusedPotential
+from equiv.long_range.pairs import Pairs, PairSums, RadialFunction, pair_energies, pair_sums
+from equiv.long_range.point_charges import PointCharges
+from equiv.long_range.range_separation import SMALLEST_ERROR
+from equiv.long_range.splitting import LongRange, Splitting
+from equiv.long_range.tuning import cached_splitting, nodes_needed
+from equiv.units import COULOMB
+
+# Nanoseconds on one core, for choosing (benchmarks/long_range.py): a pair of charges, a charge and
+# a node of its box, a node of the grid, and a whole evaluation with boxes.
+PAIR, CHARGE_NODE, GRID_NODE, FLOOR = 25.0, 1.5, 12.0, 3e6
+WAVE_ATOMS = 400
+
+
+class LongPart(Protocol):
+    r""":math:`\tfrac12 \sum_{ij} q_i q_j K_L(r_{ij})` for one kind of structure, i = j included."""
+
+    def energy(self, system: PointCharges) -> Tensor:
+        """Of each structure, differentiable."""
+        ...
+
+    def sums(self, system: PointCharges, *, strain: bool) -> PairSums:
+        """Potentials, fields and, if ``strain``, virials, without a graph."""
+        ...
+
+
+class ChebyshevTucker(FusedPotential):
+    r"""Electrostatics in linear time for finite systems and crystals.
+
+    The kernel is split, :math:`r^{-p} = K_S + K_L`, at a cutoff: :math:`K_S` vanishes beyond it
+    together with its slope and is summed over pairs; :math:`K_L = \sum_k w_k e^{-t_k^2 r^2}` with
+    :math:`w_k \ge 0` is as smooth as that allows and separates into the three axes.
+
+    - Finite systems: moments on Chebyshev nodes of local boxes, brought into one Tucker basis per
+      axis that is nested over the Gaussians. No image, no vacuum, no mesh to choose.
+    - Crystals, rectangular or oblique: the same moments, brought into plane waves. The transform of
+      :math:`K_L` is the exact complement of that of :math:`K_S`, so cutting off waves is the only
+      error of the splitting. Conducting surrounding; a net charge has a uniform background.
+    - A few hundred atoms: the direct sum if finite, waves at every atom if periodic; both are
+      infinitely differentiable.
+
+    Which of them computes a structure is chosen here by its size. Energies are differentiable
+    to any order in positions, charges and cell. They are continuous; the variants with boxes have
+    steps of the forces, smaller than the tolerance, where an atom changes its box.
+
+    Cost on one core: about 3 microseconds for each charge at a tolerance of 1e-4, and memory
+    of about 2 kB for each of them where no graph is kept.
+
+    The method is that of Benner, Khoromskij, Khoromskaia and Sun (2025, arXiv:2503.01696), with
+    a splitting optimised for its bandwidth, boxes that make it local, and waves as the
+    basis of periodic axes.
+
+    Args:
+        tolerance: root mean square error of the forces relative to their root mean square,
+            in a disordered system of charges; from 1e-9 to 1e-2.
+        cutoff: of the short-range part, Angstrom. The cost depends on it weakly, and 6 suits
+            condensed matter (12 below a tolerance of 3e-9); a potential that is part of a model
+            takes the cutoff of the model and shares its neighbour list.
+        exponent: :math:`p`, for instance 6 for dispersion.
+        prefactor: in eV Angstrom^p (per squared charge); the default belongs to :math:`p = 1`.
+        smooth: only variants that are infinitely differentiable, whatever the size.
+        short_range: ``False`` leaves out the sum of :math:`K_S` over pairs, for a model that learns
+            everything inside of its cutoff anyway.
+    """
+
+    def __init__(
+        self,
+        tolerance: float = 1e-4,
+        *,
+        cutoff: float | None = None,
+        exponent: float = 1.0,
+        prefactor: float = COULOMB,
+        smooth: bool = False,
+        short_range: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 1e-9 <= tolerance <= 0.1:
+            raise EquivError(f"tolerance must lie between 1e-9 and 0.1, got {tolerance}")
+        if cutoff is None:
+            cutoff = 6.0 if tolerance > 3e-9 else 12.0
+        if not (math.isfinite(cutoff) and cutoff > 0):
+            raise EquivError(f"cutoff must be a positive number of Angstrom, got {cutoff}")
+        if not exponent > 0:
+            raise EquivError(f"exponent must be positive, got {exponent}")
+        self.tolerance, self.cutoff, self.exponent = tolerance, float(cutoff), float(exponent)
+        self.prefactor, self.smooth, self.short_range = prefactor, smooth, short_range
+
+    def energy(self, system: PointCharges, pairs: Pairs | None = None) -> Tensor:
+        total = torch.zeros(system.num_graphs, dtype=torch.float64, device=system.cell.device)
+        for split, graphs, part in self._plan(system):
+            chosen, atoms = system.subset(graphs)
+            energy = part.energy(chosen)
+            if split is not None:
+                own = 0.5 * split.self_value * chosen.per_graph(chosen.charges.square())
+                energy = energy - own
+                if self.short_range:
+                    near = self._pairs(system, chosen, atoms, pairs)
+                    energy = energy + pair_energies(split.short, chosen, near)
+            total = total.index_add(0, torch.tensor(graphs, device=total.device), energy)
+        return self.prefactor * total
+
+    @torch.no_grad()
+    def sums(
+        self, system: PointCharges, pairs: Pairs | None = None, *, strain: bool = True
+    ) -> PairSums:
+        plan = self._plan(system)
+        parts = []
+        for split, graphs, part in plan:
+            chosen, atoms = system.subset(graphs)
+            sums = part.sums(chosen, strain=strain)
+            if split is not None:
+                sums.potentials.sub_(split.self_value * chosen.charges)
+                if self.short_range:
+                    near = self._pairs(system, chosen, atoms, pairs)
+                    sums = sums + pair_sums(split.short, chosen, near)
+            if len(plan) == 1:
+                return sums * self.prefactor
+            parts.append((sums, torch.tensor(graphs, device=atoms.device), atoms))
+        total = PairSums.zeros(system)
+        for sums, graphs, atoms in parts:
+            total.potentials.index_add_(0, atoms, sums.potentials)
+            total.fields.index_add_(0, atoms, sums.fields)
+            total.forces.index_add_(0, atoms, sums.forces)
+            total.virials.index_add_(0, graphs, sums.virials)
+        return total * self.prefactor
+
+    def _pairs(
+        self, system: PointCharges, chosen: PointCharges, atoms: Tensor, pairs: Pairs | None
+    ) -> Pairs:
+        if pairs is None:
+            return Pairs.search(chosen.detached(), self.cutoff)
+        if chosen is system:
+            return pairs
+        place = torch.full((len(system.positions),), -1, device=atoms.device)
+        place[atoms] = torch.arange(len(atoms), device=atoms.device)
+        keep = (place[pairs.first] >= 0).nonzero()[:, 0]
+        shifts = None if pairs.shifts is None else pairs.shifts[keep]
+        return Pairs(place[pairs.first[keep]], place[pairs.second[keep]], shifts)
+
+    def _plan(self, system: PointCharges) -> "list[tuple[Splitting | None, list[int], LongPart]]":
+        """Which part computes which structures, and the splitting that it needs if any."""
+        plan: list[tuple[Splitting | None, list[int], LongPart]] = []
+        direct: list[int] = []
+        small_crystals: list[int] = []
+        crystal = self.splitting()
+        structures = zip(system.structures(), system.counts, system.periodic, strict=True)
+        for graph, (one, atoms, periodic) in enumerate(structures):
+            if atoms == 0:
+                continue
+            if not any(periodic):
+                boxes = self._finite(one)
+                if boxes is None:
+                    direct.append(graph)
+                else:
+                    plan.append((boxes.split, [graph], boxes))
+            elif not all(periodic):
+                raise EquivError("structures that repeat in one or two directions")
+            elif self.smooth or atoms <= WAVE_ATOMS:
+                small_crystals.append(graph)
+            else:
+                plan.append((crystal, [graph], CrystalBoxes(crystal, **self._boxes(crystal))))
+        waves = CrystalWaves(crystal)
+        for group in waves.groups(system, small_crystals):
+            plan.append((crystal, group, waves))
+        if direct:
+            short = crystal.short
+            kernel = short.power if self.short_range else LongRange(short)
+            plan.append((None, direct, AllPairs(kernel)))
+        return plan
+
+    def _finite(self, system: PointCharges) -> FiniteBoxes | None:
+        """The boxes of a finite structure, or nothing if all pairs are less work."""
+        atoms = len(system.positions)
+        all_pairs = PAIR * atoms * (atoms - 1) / 2
+        if all_pairs < FLOOR:
+            return None
+        split = self.splitting(extent(system))
+        boxes = FiniteBoxes(split, **self._boxes(split))
+        nodes = boxes.nodes**3
+        near = 50 * PAIR
+        work = (
+            FLOOR + (CHARGE_NODE * nodes + near) * atoms + GRID_NODE * nodes * boxes.count(system)
+        )
+        return boxes if work < all_pairs else None
+
+    def splitting(self, extent: float | None = None) -> Splitting:
+        """The splitting of the kernel for finite structures of that extent (Angstrom), or crystals.
+
+        Tables are made for reaches of 8, 16, 32, ... cutoffs. Crystals do not see the error of the
+        long-range part beyond the cutoff, only that of waves left out.
+        """
+        doublings, epsilon = 3, self.tolerance / 10
+        if extent is not None:
+            doublings = max(3, math.ceil(math.log2(max(1.0, extent / self.cutoff))))
+            epsilon = self.tolerance / 12
+        return cached_splitting(
+            self.cutoff,
+            max(epsilon, SMALLEST_ERROR),
+            2.0**doublings * self.cutoff,
+            self.exponent,
+            0.3 * self.tolerance,
+        )
+
+    def _boxes(self, split: Splitting) -> dict[str, float | int]:
+        side = self.cutoff
+        return {"side": side, "nodes": nodes_needed(split, side, 0.3 * self.tolerance)}
+
+    def extra_repr(self) -> str:
+        return f"tolerance={self.tolerance:g}, cutoff={self.cutoff:g}, exponent={self.exponent:g}"
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """Small finite structures, pair by pair."""
+
+    kernel: RadialFunction
+
+    def energy(self, system: PointCharges) -> Tensor:
+        return direct_energy(self.kernel, system)
+
+    def sums(self, system: PointCharges, *, strain: bool) -> PairSums:
+        return direct_sums(self.kernel, system)

@@ -1,0 +1,173 @@
+"""The long-range part in crystals: waves at every charge, or waves on Chebyshev boxes."""
+
+import math
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from equiv.long_range.boxes import Boxes, BoxTables, moments
+from equiv.long_range.crystal_energy import crystal_energy
+from equiv.long_range.finite import contract, expand
+from equiv.long_range.nested_basis import axis_nodes
+from equiv.long_range.pairs import PairSums
+from equiv.long_range.point_charges import PointCharges
+from equiv.long_range.potential import sums_by_gradient
+from equiv.long_range.splitting import Splitting
+from equiv.long_range.waves import most_waves, wave_table
+
+# Numbers in the tables of one group of structures.
+GROUP = 2**25
+
+
+def background(system: PointCharges, split: Splitting) -> Float[Tensor, " graphs"]:
+    r""":math:`-Q^2 \hat K_S(0) / 2V`: a net charge is neutralised by a uniform background."""
+    volume = torch.linalg.det(system.cell).abs().double()
+    return -0.5 * split.short_volume * system.per_graph(system.charges).square() / volume
+
+
+class CrystalWaves:
+    r"""Waves evaluated at every charge: infinitely differentiable, and for batches of small cells.
+
+    .. math:: C_{abc} = \sum_i q_i\, f_a(s_i^1) f_b(s_i^2) f_c(s_i^3)
+
+    with the functions of :func:`equiv.long_range.waves.wave_table` of the fractional coordinates.
+    Structures are padded to the largest of their group. Cost: atoms times waves, so quadratic in
+    the size of a structure.
+    """
+
+    def __init__(self, split: Splitting) -> None:
+        self.split = split
+
+    def energy(self, system: PointCharges) -> Float[Tensor, " graphs"]:
+        q = system.charges
+        cell = system.cell.to(q.dtype)
+        inverse = torch.linalg.inv(system.cell)
+        if system.num_graphs == 1:
+            fractions = system.positions @ inverse[0]
+        else:
+            fractions = torch.einsum("ax,axs->as", system.positions, inverse[system.batch])
+        fractions = fractions - fractions.detach().floor()
+        angles = (2 * math.pi * fractions).to(q.dtype)
+        most = [max(column) for column in zip(*_waves_of(system, self.split), strict=True)]
+        # Tables per axis over all atoms, then their products structure by structure.
+        tables = [wave_table(angles[:, axis], most[axis]) for axis in range(3)]
+        tables[2] = tables[2] * q[:, None]
+        x, y, z = (_padded(table, system) for table in tables)
+        xy = (x[..., :, None] * y[..., None, :]).flatten(-2)
+        c = (xy.mT @ z).unflatten(1, (x.shape[-1], y.shape[-1]))
+        return crystal_energy(c, cell, self.split) + background(system, self.split)
+
+    def sums(self, system: PointCharges, *, strain: bool) -> PairSums:
+        return sums_by_gradient(self.energy, system, strain=strain)
+
+    def groups(self, system: PointCharges, graphs: list[int]) -> list[list[int]]:
+        """Structures whose padded tables fit into memory together, similar sizes together."""
+        if len(graphs) < 2:
+            return [graphs] if graphs else []
+        waves = _waves_of(system, self.split)
+        sizes = {
+            graph: system.counts[graph] * (2 * waves[graph][0] + 1) * (2 * waves[graph][1] + 1)
+            for graph in graphs
+        }
+        groups: list[list[int]] = []
+        for graph in sorted(graphs, key=lambda graph: sizes[graph]):
+            if groups and (len(groups[-1]) + 1) * sizes[graph] <= GROUP:
+                groups[-1].append(graph)
+            else:
+                groups.append([graph])
+        return [sorted(group) for group in groups]
+
+
+def _waves_of(system: PointCharges, split: Splitting) -> list[list[int]]:
+    return most_waves(system.cell, split.bandwidth)
+
+
+def _padded(values: Tensor, system: PointCharges) -> Tensor:
+    """From [atoms, ...] to [graphs, most atoms, ...], zero beyond the end of a structure."""
+    if system.num_graphs == 1:
+        return values[None]
+    counts = torch.tensor(system.counts, device=values.device)
+    most = int(counts.max())
+    first = torch.cumsum(counts, 0) - counts
+    rank = torch.arange(len(values), device=values.device) - first[system.batch]
+    zeros = values.new_zeros(system.num_graphs * most, *values.shape[1:])
+    places = system.batch * most + rank
+    return zeros.index_copy(0, places, values).unflatten(0, (system.num_graphs, most))
+
+
+@lru_cache(maxsize=64)
+def _waves_on_nodes(
+    boxes: int, nodes: int, most: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    points = torch.from_numpy(2 * math.pi * axis_nodes(boxes, nodes, 1.0 / boxes))
+    return wave_table(points, most).to(dtype=dtype, device=device)
+
+
+class CrystalBoxes:
+    r"""Chebyshev moments of boxes, then waves on their nodes: linear in the number of charges.
+
+    The boxes divide the lattice vectors; the waves at their nodes are three small matrices, so no
+    sine or cosine of an atom is ever taken. Continuous, with jumps of the forces below the
+    tolerance where an atom passes from one box to the next. One structure at a time.
+
+    Args:
+        split: the kernel.
+        side: the longest edge of a box, Angstrom.
+        nodes: Chebyshev nodes along each edge.
+    """
+
+    def __init__(self, split: Splitting, *, side: float, nodes: int) -> None:
+        self.split, self.side, self.nodes = split, side, nodes
+
+    def _boxes(self, system: PointCharges) -> tuple[Tensor, Tensor, Boxes]:
+        """Coordinates in the boxes, numbers of boxes, and who is where."""
+        lengths = system.cell[0].detach().norm(dim=1)
+        shape = tuple((lengths / self.side - 1e-9).ceil().long().clamp(min=1).tolist())
+        counts = torch.tensor(shape, dtype=system.positions.dtype, device=lengths.device)
+        fractions = system.positions @ torch.linalg.inv(system.cell[0])
+        scaled = (fractions - fractions.detach().floor()) * counts
+        boxes = torch.minimum(scaled.detach().floor(), counts - 1)
+        local = (2 * (scaled - boxes) - 1).to(system.charges.dtype)
+        return local, counts, Boxes.sorted(boxes.long(), shape)
+
+    def _waves(self, system: PointCharges, boxes: Boxes) -> list[Tensor]:
+        (most,) = _waves_of(system, self.split)
+        q = system.charges
+        return [
+            _waves_on_nodes(count, self.nodes, n, q.dtype, q.device)
+            for count, n in zip(boxes.shape, most, strict=True)
+        ]
+
+    def energy(self, system: PointCharges) -> Float[Tensor, " graphs"]:
+        local, _, boxes = self._boxes(system)
+        grid = moments(local, system.charges, boxes, self.nodes)
+        c = contract(grid, self._waves(system, boxes))
+        cell = system.cell.to(system.charges.dtype)
+        return crystal_energy(c[None], cell, self.split) + background(system, self.split)
+
+    @torch.no_grad()
+    def sums(self, system: PointCharges, *, strain: bool) -> PairSums:
+        q = system.charges
+        local, counts, boxes = self._boxes(system)
+        waves = self._waves(system, boxes)
+        tables = BoxTables.of(local, boxes, self.nodes)
+        c = contract(tables.moments(q), waves)
+        with torch.enable_grad():
+            c.requires_grad_()
+            deformed = torch.zeros_like(system.cell).requires_grad_(strain)
+            cell = system.cell + system.cell @ deformed if strain else system.cell
+            energy = crystal_energy(c[None], cell.to(q.dtype), self.split)
+            strained = PointCharges(system.positions, q, cell, system.pbc, system.batch)
+            total = energy.sum() + background(strained, self.split).sum()
+            wanted = (c, deformed) if strain else (c,)
+            product, *virials = torch.autograd.grad(total, wanted)
+        grid = expand(product, waves)
+        potentials, slopes = tables.fields(grid)
+        inverse = (2 * counts[:, None] * torch.linalg.inv(system.cell[0]).T).to(q.dtype)
+        shift = self.split.short_volume / torch.linalg.det(system.cell[0]).abs()
+        potentials = potentials - (q.sum() * shift).to(q.dtype)
+        virial = virials[0].double() if strain else torch.zeros_like(system.cell).double()
+        fields = -slopes @ inverse
+        return PairSums(potentials, fields, q[:, None] * fields, (virial + virial.mT) / 2)

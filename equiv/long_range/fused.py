@@ -1,0 +1,115 @@
+"""Potentials with a fast first gradient that stay differentiable to any order."""
+
+from abc import abstractmethod
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from equiv.long_range.pairs import Pairs, PairSums
+from equiv.long_range.point_charges import PointCharges
+from equiv.long_range.potential import Electrostatics, LongRangePotential
+
+
+class FusedPotential(LongRangePotential):
+    """A potential that computes energy and gradients together, chunk by chunk, in little memory.
+
+    That is what ``forward`` calls, and a first gradient is there already when it is asked for. Only
+    a gradient that has to be differentiated again (``create_graph=True``) goes through
+    :meth:`energy`, an ordinary graph of tensor operations.
+    """
+
+    @abstractmethod
+    def sums(self, system: PointCharges, pairs: Pairs | None, *, strain: bool) -> PairSums:
+        """Potentials, fields and (if ``strain``) virials in eV, without a graph."""
+
+    def forward(
+        self,
+        positions: Float[Tensor, "atoms 3"],
+        charges: Float[Tensor, " atoms"],
+        cell: Float[Tensor, "graphs 3 3"] | None = None,
+        pbc: Bool[Tensor, "graphs 3"] | None = None,
+        batch: Int[Tensor, " atoms"] | None = None,
+        pairs: Pairs | None = None,
+    ) -> Float[Tensor, " graphs"]:
+        """Energy of each structure, eV, float64; differentiable to any order in all tensors."""
+        s = PointCharges.checked(positions, charges, cell, pbc, batch)
+        return cast(Tensor, _Energy.apply(s.positions, s.charges, s.cell, s, self, pairs))
+
+    def potentials(
+        self,
+        positions: Float[Tensor, "atoms 3"],
+        charges: Float[Tensor, " atoms"],
+        cell: Float[Tensor, "graphs 3 3"] | None = None,
+        pbc: Bool[Tensor, "graphs 3"] | None = None,
+        batch: Int[Tensor, " atoms"] | None = None,
+        pairs: Pairs | None = None,
+    ) -> Float[Tensor, " atoms"]:
+        r"""Potential at each atom, V: a symmetric linear map of the charges, differentiable."""
+        system = PointCharges.checked(positions, charges, cell, pbc, batch)
+        tensors = (system.positions, system.charges, system.cell)
+        if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
+            return self.sums(system.detached(), pairs, strain=False).potentials
+        q = charges if charges.requires_grad else charges.detach().requires_grad_()
+        system = PointCharges(system.positions, q, system.cell, system.pbc, system.batch)
+        energy = self.energy(system, pairs).sum()
+        return torch.autograd.grad(energy, q, create_graph=True)[0]
+
+    def electrostatics(self, system: PointCharges, pairs: Pairs | None) -> Electrostatics:
+        return Electrostatics.of(system, self.sums(system, pairs, strain=True))
+
+
+class _Energy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        positions: Tensor,
+        charges: Tensor,
+        cell: Tensor,
+        system: PointCharges,
+        potential: FusedPotential,
+        pairs: Pairs | None,
+    ) -> Tensor:
+        system = system.detached()
+        sums = potential.sums(system, pairs, strain=ctx.needs_input_grad[2])
+        ctx.save_for_backward(positions, charges, cell, sums.potentials, sums.forces, sums.virials)
+        ctx.system, ctx.potential, ctx.pairs = system, potential, pairs
+        return Electrostatics.of(system, sums).energy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, q, cell, potentials, forces, virials = ctx.saved_tensors
+        system, (grad,) = ctx.system, grads
+        if torch.is_grad_enabled():
+            again = PointCharges(x, q, cell, system.pbc, system.batch)
+            energy = ctx.potential.energy(again, ctx.pairs)
+            wanted = [t for t, n in zip((x, q, cell), ctx.needs_input_grad, strict=False) if n]
+            found = iter(
+                torch.autograd.grad(energy, wanted, grad, create_graph=True, materialize_grads=True)
+            )
+            out = [next(found) if needs else None for needs in ctx.needs_input_grad[:3]]
+            return (*out, None, None, None)
+        scale = grad.index_select(0, system.batch)
+        on_cell = None
+        if ctx.needs_input_grad[2]:
+            direct = system.per_graph(x[:, :, None] * forces.to(x.dtype)[:, None])
+            on_cell = (grad[:, None, None] * _on_cell(system, virials + direct)).to(cell.dtype)
+        return (
+            -scale.to(x.dtype)[:, None] * forces.to(x.dtype),
+            scale.to(q.dtype) * potentials,
+            on_cell,
+            None,
+            None,
+            None,
+        )
+
+
+def _on_cell(system: PointCharges, rest: Tensor) -> Tensor:
+    r"""dE/dcell from what the strain does beside moving the atoms.
+
+    :math:`dE/d\varepsilon = \sum_i r_i \otimes \partial_i E + C^T \partial E / \partial C`, where
+    only rows of periodic directions count.
+    """
+    rows = system.cell.double() * system.pbc[..., None]
+    return torch.linalg.pinv(rows.mT) @ rest.double()
