@@ -7,6 +7,7 @@ from equiv.choices import choose
 from equiv.errors import EquivError
 from equiv.so3 import Irreps
 from equiv.tensor_products.clebsch_gordan import ClebschGordanTensorProduct
+from equiv.tensor_products.gaunt_fourier import GauntFourierTensorProduct
 from equiv.tensor_products.gaunt_grid import GauntGridTensorProduct
 from equiv.tensor_products.matrix import MatrixTensorProduct
 from equiv.tensor_products.paths import Instructions, IrrepNormalization, Mode, PathNormalization
@@ -19,6 +20,7 @@ TENSOR_PRODUCTS: dict[str, type[TensorProduct]] = {
     "clebsch_gordan": ClebschGordanTensorProduct,
     "reference": ReferenceTensorProduct,
     "gaunt_grid": GauntGridTensorProduct,
+    "gaunt_fourier": GauntFourierTensorProduct,
     "matrix": MatrixTensorProduct,
     "vector_signal": VectorSignalTensorProduct,
     "so2": SO2TensorProduct,
