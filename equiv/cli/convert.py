@@ -11,9 +11,11 @@ own that --mace-python names, and the largest differences are printed.
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from equiv.integrations.mace_torch.conversion import Conversion
 
 EXAMPLE = """\
@@ -51,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert, check, write, compare."""
-    from equiv.cli.arguments import check_output
+    """Convert, check, compare, write."""
+    from equiv.cli.arguments import check_output, read_structures
     from equiv.errors import EquivError
     from equiv.integrations.mace_torch.conversion import convert_mace_torch
 
@@ -61,17 +63,25 @@ def run(args: argparse.Namespace) -> int:
         raise EquivError(f"{args.output}: name a file ending in .safetensors")
     if args.output.exists() and not args.overwrite:
         raise EquivError(f"{args.output} exists; replace it with --overwrite, or name another")
-    if not args.source.is_file():
+    if not args.source.exists():
         raise EquivError(f"{args.source}: there is no such file")
+    structures = read_structures(args.compare) if args.compare else []
     _ask(args.source, args.trust)
     conversion = convert_mace_torch(args.source, head=args.head)
-    model = conversion.model
+    _describe(conversion)
+    if structures:
+        _compare(args, conversion, structures)
     if args.dtype:
         from equiv.models.file import dtype_named
 
-        model.to(dtype_named(args.dtype))
-    model.save(args.output)
-    _report(args, conversion)
+        conversion.model.to(dtype_named(args.dtype))
+    conversion.model.save(args.output)
+    print(f"wrote  {args.output}")
+    if not structures:
+        print(
+            "check  compare it with mace-torch on your structures: --compare FILE --mace-python "
+            "PYTHON"
+        )
     return 0
 
 
@@ -83,7 +93,7 @@ def _ask(source: Path, trust: bool) -> None:
     """
     from equiv.errors import EquivError
 
-    print(f"note   {source} is a pickle. It is read as data here: nothing in it is run")
+    print(f"note   {source} is a pickle; it is read as data here, and nothing in it is run")
     if trust:
         return
     if not sys.stdin.isatty():
@@ -92,13 +102,65 @@ def _ask(source: Path, trust: bool) -> None:
         raise EquivError("not read; give --trust to read it without being asked")
 
 
-def _report(args: argparse.Namespace, conversion: "Conversion") -> None:
+def _describe(conversion: "Conversion") -> None:
+    """What was found, and how well the map fits."""
     from ase.data import chemical_symbols
 
     model, made = conversion.model, conversion.configuration
+    symbols = [chemical_symbols[z] for z in model.elements]
+    named = " ".join(symbols) if len(symbols) <= 20 else f"{len(symbols)} elements"
     numbers = sum(p.numel() for p in model.parameters())
-    print(f"model  {made['model']}, {made['hidden_irreps']}, {made['num_interactions']} layers")
     print(
-        f"       {' '.join(chemical_symbols[z] for z in model.elements)}; cutoff {model.cutoff:g}"
+        f"found  {made['model']} with {made['hidden_irreps']}, {made['num_interactions']} layers, "
+        f"{made['interaction_cls']}"
     )
-    print(f"wrote  {args.output}: {numbers} numbers in {str(model.dtype).removeprefix('torch.')}")
+    print(
+        f"       {named}; cutoff {model.cutoff:g} Angstrom; {', '.join(_extras(made)) or 'plain'}"
+    )
+    print(
+        f"model  {type(model).__name__}, {numbers} numbers in "
+        f"{str(model.dtype).removeprefix('torch.')}; coupling tensors fit to "
+        f"{conversion.residual:.0e}"
+    )
+    for note in conversion.notes:
+        print(f"note   {note}")
+
+
+def _extras(made: dict[str, Any]) -> list[str]:
+    """What is unusual about the model, in mace-torch's words."""
+    usual = {
+        "radial_type": "bessel",
+        "distance_transform": None,
+        "pair_repulsion": False,
+        "apply_cutoff": True,
+        "use_agnostic_product": False,
+        "use_last_readout_only": False,
+    }
+    extras = [f"{key}={made[key]}" for key, value in usual.items() if made[key] != value]
+    return extras + ([f"heads {', '.join(made['heads'])}"] if len(made["heads"]) > 1 else [])
+
+
+def _compare(args: argparse.Namespace, conversion: "Conversion", structures: list["Atoms"]) -> None:
+    """Print the differences, and refuse a model whose numbers are others.
+
+    Raises:
+        EquivError: mace-torch cannot be run, or the differences are larger than rounding.
+    """
+    from equiv.errors import EquivError
+    from equiv.integrations.mace_torch.comparison import compare_with_mace_torch
+
+    found = compare_with_mace_torch(
+        conversion.model, args.source, structures, python=args.mace_python, head=args.head
+    )
+    print(
+        f"check  largest differences to mace-torch in float64, {found.structures} structures:\n"
+        f"       energy {found.energy:.1e} eV/atom, forces {found.forces:.1e} eV/Angstrom, "
+        f"stress {found.stress:.1e} eV/Angstrom^3"
+    )
+    # Constants that the file holds in single precision show in the sixth or seventh digit.
+    loose = 1000.0 if conversion.rounding else 1.0
+    if max(found.energy / 1e-8, found.forces / 1e-7, found.stress / 1e-8) > loose:
+        raise EquivError(
+            "the converted model and mace-torch disagree by more than rounding; nothing was "
+            "written. Please report this with the line `found` above"
+        )

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiv.choices import choose
-from equiv.message_passing.choice import CONVOLUTIONS
+from equiv.message_passing.directed_convolution import DirectedConvolution
 from equiv.message_passing.edges import Edges
 from equiv.nn.linear import SphericalLinear
 from equiv.nn.mlp import SILU_GAIN, RadialMLP
@@ -36,7 +35,6 @@ class AttentiveInteraction(nn.Module):
         hidden: hidden widths of :math:`R`.
         scalars: width of :math:`D`.
         mean_neighbors: :math:`\bar n`.
-        product: tensor product of the convolution.
     """
 
     def __init__(
@@ -52,13 +50,13 @@ class AttentiveInteraction(nn.Module):
         hidden: Sequence[int],
         scalars: int,
         mean_neighbors: float,
-        product: str,
     ) -> None:
         super().__init__()
-        convolution = choose(CONVOLUTIONS, product, "product")
         self.mean_neighbors, self.sender_degree = mean_neighbors, sender_degree
         self.linear_up = SphericalLinear(channels, sender_channels, sender_degree)
-        self.convolution = convolution(sender_degree, edge_degree, edge_degree, sender_channels)
+        self.convolution = DirectedConvolution(
+            sender_degree, edge_degree, edge_degree, sender_channels
+        )
         self.down = nn.Parameter(torch.randn(channels, scalars))
         self.radial = nn.Parameter(torch.randn(num_radial, hidden[0]))
         self.sender = nn.Parameter(torch.randn(scalars, hidden[0]))
@@ -75,15 +73,15 @@ class AttentiveInteraction(nn.Module):
         scalars = features[:, 0] @ self.down / math.sqrt(self.down.shape[0])
         width = self.radial.shape[0] + 2 * self.down.shape[1]
         first = (
-            edges.radial @ self.radial
+            neighbors.from_pairs(edges.radial @ self.radial)
             + neighbors.gather(scalars @ self.sender)
             + neighbors.spread(scalars @ self.receiver).unsqueeze(1)
         ) / math.sqrt(width)
         weights = self.radial_mlp(SILU_GAIN * nn.functional.silu(first))
         messages = self.convolution(
             self.linear_up(features[:, : (self.sender_degree + 1) ** 2]),
-            edges.harmonics,
-            weights * edges.weight.unsqueeze(-1),
+            neighbors.directed(edges.harmonics),
+            weights * neighbors.from_pairs(edges.weight).unsqueeze(-1),
             neighbors,
         )
         kept = features[:, : (self.skip.degree + 1) ** 2]

@@ -14,18 +14,18 @@ class Edges:
     """Edges of a batch whose rows are atoms sorted by element.
 
     Attributes:
-        harmonics: spherical harmonics of the directions. Shape ``[blocks, width, lm_edge]``.
-        radial: radial features. Shape ``[blocks, width, num_radial]``.
-        weight: one within the cutoff and zero beyond, or an envelope between the two; where edges
-            are padded it is zero. Shape ``[blocks, width]``.
-        neighbors: who sends to whom.
+        harmonics: spherical harmonics of the directions. Shape ``[pairs, lm_edge]``.
+        radial: radial features. Shape ``[pairs, num_radial]``.
+        weight: one within the cutoff and zero beyond, or an envelope between the two. Shape
+            ``[pairs]``.
+        neighbors: who makes a pair with whom.
         species: position of each row's element among the model's. Shape ``[rows]``.
         counts: rows of each element.
     """
 
-    harmonics: Float[Tensor, "blocks width lm_edge"]
-    radial: Float[Tensor, "blocks width num_radial"]
-    weight: Float[Tensor, "blocks width"]
+    harmonics: Float[Tensor, "pairs lm_edge"]
+    radial: Float[Tensor, "pairs num_radial"]
+    weight: Float[Tensor, " pairs"]
     neighbors: NeighborBlocks
     species: Int[Tensor, " rows"]
     counts: Sequence[int]

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiv.choices import choose
-from equiv.message_passing.choice import CONVOLUTIONS
+from equiv.message_passing.directed_convolution import DirectedConvolution
 from equiv.message_passing.edges import Edges
 from equiv.nn.gate import Gate
 from equiv.nn.linear import SphericalLinear
@@ -39,7 +38,6 @@ class GatedInteraction(nn.Module):
         radial_widths: radial features and hidden widths of :math:`R`.
         density_hidden: hidden widths of :math:`D`.
         num_elements: how many elements there are.
-        product: tensor product of the convolution.
     """
 
     def __init__(
@@ -54,13 +52,13 @@ class GatedInteraction(nn.Module):
         radial_widths: Sequence[int],
         density_hidden: Sequence[int],
         num_elements: int,
-        product: str,
     ) -> None:
         super().__init__()
-        convolution = choose(CONVOLUTIONS, product, "product")
         self.sender_degree, self.edge_degree = sender_degree, edge_degree
         self.linear_up = SphericalLinear(channels, sender_channels, sender_degree)
-        self.convolution = convolution(sender_degree, edge_degree, edge_degree, sender_channels)
+        self.convolution = DirectedConvolution(
+            sender_degree, edge_degree, edge_degree, sender_channels
+        )
         widths = self.convolution.channels_out()
         self.radial_mlp = ElementPairMLP(
             [*radial_widths, self.convolution.weight_numel], num_elements=num_elements
@@ -86,15 +84,16 @@ class GatedInteraction(nn.Module):
         neighbors = edges.neighbors
         sender = edges.species[neighbors.senders]
         receiver = neighbors.spread(edges.species).unsqueeze(1)
-        weight = edges.weight.unsqueeze(-1)
-        share = torch.tanh(self.density_mlp(edges.radial, sender, receiver) ** 2) * weight
+        radial = neighbors.from_pairs(edges.radial)
+        weight = neighbors.from_pairs(edges.weight).unsqueeze(-1)
+        share = torch.tanh(self.density_mlp(radial, sender, receiver) ** 2) * weight
         density = self.alpha + self.beta * neighbors.total(share.sum(1))
 
         sent = self.linear_up(features[:, : (self.sender_degree + 1) ** 2])
         messages = self.convolution(
             sent,
-            edges.harmonics,
-            self.radial_mlp(edges.radial, sender, receiver) * weight,
+            neighbors.directed(edges.harmonics),
+            self.radial_mlp(radial, sender, receiver) * weight,
             neighbors,
         )
         own = self.linear_own(sent[:, : (self.linear_own.degree + 1) ** 2])

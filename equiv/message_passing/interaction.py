@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiv.choices import choose
-from equiv.message_passing.choice import CONVOLUTIONS
+from equiv.message_passing.convolution import ClebschGordanConvolution
 from equiv.message_passing.edges import Edges
 from equiv.nn.linear import ElementLinear, SphericalLinear
 from equiv.nn.mlp import RadialMLP
@@ -39,7 +38,6 @@ class Interaction(nn.Module):
         num_elements: how many elements there are.
         mean_neighbors: :math:`\bar n`, or ``None`` to normalise by the learnt density.
         residual: see above.
-        product: tensor product of the convolution.
     """
 
     def __init__(
@@ -55,17 +53,17 @@ class Interaction(nn.Module):
         num_elements: int,
         mean_neighbors: float | None,
         residual: bool,
-        product: str,
     ) -> None:
         super().__init__()
-        convolution = choose(CONVOLUTIONS, product, "product")
         self.residual, self.mean_neighbors, self.sender_degree = (
             residual,
             mean_neighbors,
             sender_degree,
         )
         self.linear_up = SphericalLinear(channels, sender_channels, sender_degree)
-        self.convolution = convolution(sender_degree, edge_degree, edge_degree, sender_channels)
+        self.convolution = ClebschGordanConvolution(
+            sender_degree, edge_degree, edge_degree, sender_channels
+        )
         self.radial_mlp = RadialMLP([*radial_widths, self.convolution.weight_numel])
         self.linear = SphericalLinear(self.convolution.channels_out(), channels, edge_degree)
         degree = min(degree_in, degree_out) if residual else edge_degree
@@ -85,8 +83,8 @@ class Interaction(nn.Module):
             mixed = mixed / self.mean_neighbors
         else:
             projected = edges.radial @ self.density / math.sqrt(self.density.shape[0])
-            share = (torch.tanh(projected**2) * edges.weight).sum(-1)
-            mixed = mixed / (1 + edges.neighbors.total(share))[:, None, None]
+            share = torch.tanh(projected**2) * edges.weight
+            mixed = mixed / (1 + edges.neighbors.sum_pairs(share))[:, None, None]
         if not self.residual:
             return self.skip(mixed, edges.counts), None
         return mixed, self.skip(features[:, : (self.skip.degree + 1) ** 2], edges.counts)

@@ -25,7 +25,7 @@ from equiv.nn.readout import LinearReadout
 from equiv.nn.reference_energies import ReferenceEnergies
 from equiv.nn.rounded_zbl import RoundedZBL
 from equiv.so3 import num_symmetric_couplings, spherical_harmonics
-from equiv.tensor_products.many_body_choice import MANY_BODY_PRODUCTS
+from equiv.tensor_products.many_body import ManyBodyProduct
 
 INTERACTIONS = (
     "plain",
@@ -84,7 +84,6 @@ class VariantMACE(BlockModel):
         shift: :math:`b`, eV per atom.
         repulsion: power of the envelope of :class:`equiv.nn.RoundedZBL`, or ``None`` for no
             repulsion.
-        product: tensor product of convolution and many-body product.
 
     Raises:
         EquivError: an argument is out of range or an element has no reference energy.
@@ -120,7 +119,6 @@ class VariantMACE(BlockModel):
         scale: float = 1.0,
         shift: float = 0.0,
         repulsion: int | None = None,
-        product: str = "clebsch_gordan",
     ) -> None:
         numbers = sorted({chemical_symbols.index(e) for e in elements if e in chemical_symbols[1:]})
         symbols = [chemical_symbols[z] for z in numbers]
@@ -173,7 +171,6 @@ class VariantMACE(BlockModel):
             "scale": float(scale),
             "shift": float(shift),
             "repulsion": repulsion,
-            "product": product,
         }
         self.edge_degree, self.scale, self.shift = edge_degree, float(scale), float(shift)
         self.envelope_on_weights = envelope == "weights"
@@ -199,7 +196,6 @@ class VariantMACE(BlockModel):
                 "channels": channels,
                 "sender_channels": sender_channels[t],
                 "sender_degree": sender_degree[t],
-                "product": product,
             }
             self.layers.append(
                 VariantLayer(
@@ -215,7 +211,6 @@ class VariantMACE(BlockModel):
                     channels=channels,
                     correlation=correlation[t],
                     num_elements=len(numbers) if element_products else 1,
-                    product=product,
                 )
             )
             if readouts[t] != "none":
@@ -244,14 +239,14 @@ class VariantMACE(BlockModel):
         )
 
     def row_energies(
-        self, vectors: Float[Tensor, "blocks width 3"], layout: Layout
+        self, vectors: Float[Tensor, "pairs 3"], layout: Layout
     ) -> Float[Tensor, " rows"]:
         """Energies of the rows' atoms in eV and float64, reference energies included."""
         neighbors, counts = layout.neighbors, layout.counts
         vectors = vectors.to(self.dtype)
         distances = torch.linalg.vector_norm(vectors, dim=-1)
         numbers = self.atomic_numbers[layout.species]
-        z_i, z_j = neighbors.spread(numbers).unsqueeze(1), numbers[neighbors.senders]
+        z_i, z_j = numbers[neighbors.first], numbers[neighbors.second]
         # Polynomials of the distance would overflow where it is meaningless.
         inside = distances.clamp(max=self.cutoff)
         mapped = inside if self.transform is None else self.transform(inside, z_i, z_j)
@@ -278,8 +273,7 @@ class VariantMACE(BlockModel):
             if str(t) in self.readouts:
                 readout = readout + self.readouts[str(t)](features[:, 0])
         if self.repulsion is not None:
-            pairs = torch.where(neighbors.mask, self.repulsion(distances, z_i, z_j), 0.0)
-            readout = readout + 0.5 * neighbors.total(pairs.sum(1))
+            readout = readout + 0.5 * neighbors.sum_pairs(self.repulsion(distances, z_i, z_j))
         return self.reference(layout.species) + self.scale * readout.double() + self.shift
 
 
@@ -296,7 +290,6 @@ class VariantLayer(nn.Module):
         channels: channels per degree.
         correlation: order of the product :math:`B`.
         num_elements: elements with weights of their own in :math:`B`; 1 for the same for all.
-        product: tensor product.
     """
 
     def __init__(
@@ -308,12 +301,10 @@ class VariantLayer(nn.Module):
         channels: int,
         correlation: int,
         num_elements: int,
-        product: str,
     ) -> None:
         super().__init__()
-        many_body = choose(MANY_BODY_PRODUCTS, product, "product")
         self.interaction, self.num_elements = interaction, num_elements
-        self.product = many_body(
+        self.product = ManyBodyProduct(
             edge_degree, degree_out, channels, correlation=correlation, num_elements=num_elements
         )
         self.linear = SphericalLinear(channels, channels, degree_out)

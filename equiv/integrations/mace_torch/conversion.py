@@ -13,6 +13,12 @@ from equiv.models import Model
 
 PathLike = str | os.PathLike[str]
 
+# Their weights do not vanish at the cutoff by themselves.
+ATTENDING = (
+    "RealAgnosticAttResidualInteractionBlock",
+    "RealAgnosticResidualNonLinearInteractionBlock",
+)
+
 
 @dataclass
 class Conversion:
@@ -29,6 +35,34 @@ class Conversion:
     configuration: dict[str, Any]
     residual: float
     rounding: float
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the result."""
+        notes = []
+        if self.rounding:
+            notes.append(
+                "the file holds constants in single precision; mace-torch in float64 computes with "
+                "the rounded ones, so the two agree to about seven digits only"
+            )
+        if self.configuration["radial_type"] == "chebyshev":
+            notes.append(
+                "forces of this model are not the derivatives of its energy: torch's Chebyshev "
+                "polynomials have no derivative, so mace-torch trained it without that part, and "
+                "the same is computed here. Do not run molecular dynamics with it"
+            )
+        if self.configuration["apply_cutoff"] and any(
+            name in ATTENDING
+            for name in (
+                self.configuration["interaction_cls_first"],
+                self.configuration["interaction_cls"],
+            )
+        ):
+            notes.append(
+                "the energy of this model jumps when an atom crosses the cutoff (mace-torch's "
+                "apply_cutoff=True with this interaction); the same is computed here"
+            )
+        return notes
 
 
 def convert_mace_torch(path: PathLike, *, head: str | None = None) -> Conversion:

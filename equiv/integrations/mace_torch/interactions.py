@@ -12,6 +12,7 @@ from equiv.integrations.mace_torch.flat_weights import FlatWeights, Terms, place
 from equiv.integrations.mace_torch.form import Form
 from equiv.message_passing.attentive_interaction import AttentiveInteraction
 from equiv.message_passing.convolution import ClebschGordanConvolution
+from equiv.message_passing.directed_convolution import DirectedConvolution
 from equiv.message_passing.gated_interaction import GatedInteraction
 from equiv.message_passing.interaction import Interaction
 from equiv.models.mace import MACELayer
@@ -19,6 +20,8 @@ from equiv.nn.gate import SIGMOID_GAIN
 from equiv.nn.linear import ElementLinear, SphericalLinear
 from equiv.nn.mlp import SILU_GAIN, RadialMLP
 from equiv.nn.pair_mlp import ElementPairMLP
+
+Convolution = ClebschGordanConvolution | DirectedConvolution
 
 # e3nn draws these by Monte Carlo, always with the same seed.
 E3NN_GAINS = {
@@ -147,9 +150,7 @@ class InteractionMap:
             matrix = place(found[l], (rows, columns), columns=range(found[l].shape[1]))
             weight.copy_(math.sqrt(rows) * matrix)
 
-    def _linear_down(
-        self, linear: SphericalLinear, convolution: ClebschGordanConvolution, name: str
-    ) -> None:
+    def _linear_down(self, linear: SphericalLinear, convolution: Convolution, name: str) -> None:
         found = self.weights.linear(f"{self.here}.{name}", self._message_terms(), self.targets)
         rows = self._message_rows(convolution)
         for l, weight in enumerate(linear.weights):
@@ -173,9 +174,7 @@ class InteractionMap:
         for l in range(skip.degree + 1):
             skip.weight[:, l] = matrices[l][:, self.order].transpose(0, 1)
 
-    def _radial_mlp(
-        self, mlp: RadialMLP, name: str, first: int, convolution: ClebschGordanConvolution
-    ) -> None:
+    def _radial_mlp(self, mlp: RadialMLP, name: str, first: int, convolution: Convolution) -> None:
         """Layers from ``first`` on; what an activation feeds carries the ratio of the gains."""
         gain = self.gains["silu"] / SILU_GAIN
         last = len(mlp.weights) - 1
@@ -200,7 +199,7 @@ class InteractionMap:
         name: str,
         sender: Float[Tensor, "elements channels"],
         receiver: Float[Tensor, "elements channels"],
-        convolution: ClebschGordanConvolution | None = None,
+        convolution: Convolution | None = None,
     ) -> None:
         """The embedding of the elements is multiplied into the first layer."""
         here, num, channels = f"{self.here}.{name}.net", self.form.num_radial, self.form.channels
@@ -246,14 +245,12 @@ class InteractionMap:
     def _weight_numel(self) -> int:
         return sum(mul for mul, *_ in self.paths)
 
-    def _positions(
-        self, convolution: ClebschGordanConvolution
-    ) -> Callable[[int, int, int], int | None]:
+    def _positions(self, convolution: Convolution) -> Callable[[int, int, int], int | None]:
         found = {path: p for p, path in enumerate(convolution.paths)}
         return lambda l1, l2, l3: found.get((l1, l2, l3))
 
     def _weight_columns(
-        self, convolution: ClebschGordanConvolution
+        self, convolution: Convolution
     ) -> tuple[list[int], Float[Tensor, " weights"]]:
         """Where each radial weight of theirs is in ours, and its sign: our edges point back."""
         position = self._positions(convolution)
@@ -266,7 +263,7 @@ class InteractionMap:
             signs += [(-1.0) ** l2] * mul
         return columns, torch.tensor(signs, dtype=torch.float64)
 
-    def _message_rows(self, convolution: ClebschGordanConvolution) -> Mapping[int, list[int]]:
+    def _message_rows(self, convolution: Convolution) -> Mapping[int, list[int]]:
         """For every degree, where each channel of their messages is in ours."""
         ranks: dict[tuple[int, int, int], int] = {}
         for l1, l2, l3 in convolution.paths:

@@ -278,12 +278,12 @@ class _Mapping:
     def _check_radial(self, cutoff: float) -> list[float] | None:
         """Compare radial constants; the Bessel frequencies if they are not the usual ones."""
         form, here = self.form, "radial_embedding"
-        self._constant(f"{here}.cutoff_fn.r_max", torch.tensor(cutoff))
-        self._constant(f"{here}.cutoff_fn.p", torch.tensor(form.cutoff_power))
+        self._constant(f"{here}.cutoff_fn.r_max", _double(cutoff))
+        self._constant(f"{here}.cutoff_fn.p", _double(form.cutoff_power))
         if form.distance_transform != "none":
             constants = {"agnesi": {"a": 1.0805, "q": 0.9183, "p": 4.5791}, "soft": {"alpha": 4.0}}
             for key, value in constants[form.distance_transform].items():
-                self._constant(f"{here}.distance_transform.{key}", torch.tensor(value).double())
+                self._constant(f"{here}.distance_transform.{key}", _double(value))
             self._radii(f"{here}.distance_transform.covalent_radii")
         num = form.num_radial
         if form.radial_functions == "gaussian":
@@ -294,8 +294,8 @@ class _Mapping:
         if form.radial_functions == "frozen_chebyshev":
             self._constant(f"{here}.bessel_fn.n", counted[None])
             return None
-        self._constant(f"{here}.bessel_fn.r_max", torch.tensor(cutoff))
-        self._constant(f"{here}.bessel_fn.prefactor", torch.tensor(math.sqrt(2 / cutoff)).double())
+        self._constant(f"{here}.bessel_fn.r_max", _double(cutoff))
+        self._constant(f"{here}.bessel_fn.prefactor", _double(math.sqrt(2 / cutoff)))
         found = self.weights.take(f"{here}.bessel_fn.bessel_weights", (num,))
         deviation = (found * cutoff / math.pi / counted - 1).abs().max().item()
         if deviation < SINGLE_PRECISION:
@@ -310,7 +310,7 @@ class _Mapping:
             "a_exp": 0.3,
             "a_prefactor": 0.4543,
         }.items():
-            self._constant(f"{here}.{name}", torch.tensor(value, dtype=torch.float64))
+            self._constant(f"{here}.{name}", _double(value))
         self._radii(f"{here}.covalent_radii")
         return int(self.weights.take(f"{here}.p").item())
 
@@ -319,7 +319,6 @@ class _Mapping:
 
     def _constant(self, name: str, expected: Tensor) -> None:
         found = self.weights.take(name).reshape(expected.shape)
-        expected = expected.double()
         deviation = ((found - expected).abs() / expected.abs().clamp(min=1.0)).max().item()
         if not deviation < SINGLE_PRECISION:
             raise EquivError(
@@ -328,6 +327,10 @@ class _Mapping:
             )
         if deviation > EXACT:
             self.rounding = max(self.rounding, deviation)
+
+
+def _double(value: float | list[float]) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def _short(values: Tensor) -> str:
