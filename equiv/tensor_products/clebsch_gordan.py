@@ -2,12 +2,14 @@ r"""The Clebsch-Gordan tensor product as dense matrix products, one batch for ea
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from equiv.so3 import Irreps, wigner_3j
+from equiv.tensor_products.channelwise import Pair, Plan, couple_channelwise, plan_of
 from equiv.tensor_products.paths import (
     Instructions,
     IrrepNormalization,
@@ -61,12 +63,12 @@ class ClebschGordanTensorProduct(PathTensorProduct):
         # Numbers of the paths that share what is computed first, by the inputs that they share.
         self._scalar: list[tuple[int, float]] = []
         self._by_in2: dict[int, list[int]] = {}
-        self._by_pair: dict[tuple[int, int], list[int]] = {}
+        by_pair: dict[tuple[int, int], list[int]] = {}
         for p, path in enumerate(self.instructions):
             if any(mul == 0 for mul, _ in self.terms[p]):
                 continue
             if path.mode == "uuu":
-                self._by_pair.setdefault((path.in1, path.in2), []).append(p)
+                by_pair.setdefault((path.in1, path.in2), []).append(p)
             elif self.terms[p][1][1].l == 0:
                 self._scalar.append((p, self._coupling(p)[0, 0, 0].item()))
             else:
@@ -75,10 +77,21 @@ class ClebschGordanTensorProduct(PathTensorProduct):
             # [j, (path, k, i)]
             blocks = [self._coupling(p).permute(1, 2, 0).flatten(1) for p in paths]
             self.register_constant(f"coupling_{i2}", torch.cat(blocks, dim=1))
-        for (i1, i2), paths in self._by_pair.items():
+        self._plans: list[tuple[Plan, list[str]]] = []
+        by_channels: dict[int, list[tuple[Pair, str]]] = {}
+        for (i1, i2), paths in by_pair.items():
             # [(path, k), (i, j)]
             blocks = [self._coupling(p).permute(2, 0, 1).flatten(1) for p in paths]
             self.register_constant(f"coupling_{i1}_{i2}", torch.cat(blocks))
+            ends = tuple((p, self.instructions[p].out, self._dims(p)[1]) for p in paths)
+            group = by_channels.setdefault(self._shapes[0][i1][0], [])
+            group.append((Pair(i1, i2, ends), f"coupling_{i1}_{i2}"))
+        for group in by_channels.values():
+            pairs, names = [pair for pair, _ in group], [name for _, name in group]
+            weighted = sorted(
+                p for pair in pairs for p, _, _ in pair.paths if self.instructions[p].has_weight
+            )
+            self._plans.append((plan_of(pairs, weighted), names))
 
     def multiply(
         self,
@@ -135,16 +148,16 @@ class ClebschGordanTensorProduct(PathTensorProduct):
                 b_path = part.unflatten(2, (d3, d1))  # [rows, v, k, i]
                 combine = _uvw if path.mode == "uvw" else _uvu
                 terms[path.out].append(combine(x[path.in1], b_path, weights[p]))
-        for (i1, i2), paths in self._by_pair.items():
-            # components first, so that one matrix product serves all rows and channels
-            a, b = (t.permute(1, 0, 2).contiguous() for t in (x[i1], y[i2]))
-            pairs = (a.unsqueeze(1) * b.unsqueeze(0)).flatten(0, 1)  # [(i, j), rows, u]
-            coupled = getattr(self, f"coupling_{i1}_{i2}") @ pairs.flatten(1)
-            parts = coupled.split([self._dims(p)[1] for p in paths])
-            for p, part in zip(paths, parts, strict=True):
-                block = part.unflatten(1, pairs.shape[1:])
-                block = block if weights[p] is None else block * weights[p]
-                terms[self.instructions[p].out].append(block.transpose(0, 1))
+        for plan, names in self._plans:
+            found = couple_channelwise(
+                plan,
+                [getattr(self, name) for name in names],
+                {term: x[term] for term in plan.terms1},
+                {term: y[term] for term in plan.terms2},
+                {p: cast(Tensor, weights[p]) for p in plan.weighted},
+            )
+            for out, block in found.items():
+                terms[out].append(block)
         return [sum(blocks[1:], blocks[0]) if blocks else None for blocks in terms]
 
     def _split_weights(self, weight: Tensor | None) -> list[Float[Tensor, "rows_or_1 ..."] | None]:
