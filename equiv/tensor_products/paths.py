@@ -5,8 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from equiv.errors import EquivError
-from equiv.so3 import Irrep, Irreps, parse_irreps
+from equiv.so3 import Irrep, Irreps, parse_irreps, wigner_3j
 from equiv.tensor_products.protocol import TensorProduct
 
 Mode = Literal["uvw", "uvu", "uuu"]
@@ -134,6 +138,36 @@ class PathTensorProduct(TensorProduct):
             math.sqrt(_variance(p, paths, *irreps, irrep_normalization, path_normalization))
             for p in paths
         ]
+
+    def dense_coefficients(
+        self, weight: Float[Tensor, " weights"] | None = None
+    ) -> Float[Tensor, "in1 in2 out"]:
+        """As :meth:`TensorProduct.dense_coefficients`: the sum in the docstring, path by path."""
+        weight = self._definition_weight(weight)
+        slices1, slices2, slices = (
+            irreps.slices() for irreps in (self.irreps_in1, self.irreps_in2, self.irreps_out)
+        )
+        shape = (self.irreps_in1.dim, self.irreps_in2.dim, self.irreps_out.dim)
+        out = torch.zeros(shape, dtype=torch.float64)
+        start = 0
+        for p, path in enumerate(self.instructions):
+            (u, ir1), (v, ir2), (w, ir) = self.terms[p]
+            channels = torch.ones(u, v, w, dtype=torch.float64)
+            if path.mode != "uvw":
+                channels = channels * torch.eye(u, w, dtype=torch.float64)[:, None]
+            if path.mode == "uuu":
+                channels = channels * torch.eye(u, v, dtype=torch.float64)[:, :, None]
+            if path.has_weight and weight is not None:
+                own = weight[start : start + math.prod(self.weight_shapes[p])]
+                start += len(own)
+                own = own.view(self.weight_shapes[p])
+                channels = channels * own[(..., *[None] * (3 - own.ndim))]
+            coupling = self.coefficients[p] * wigner_3j(ir1.l, ir2.l, ir.l)
+            block = torch.einsum("uvw,ijk->uivjwk", channels, coupling)
+            out[slices1[path.in1], slices2[path.in2], slices[path.out]] += block.reshape(
+                u * ir1.dim, v * ir2.dim, w * ir.dim
+            )
+        return out
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {len(self.instructions)} paths"

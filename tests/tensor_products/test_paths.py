@@ -3,7 +3,13 @@ import torch
 from e3nn import o3
 
 from equiv.errors import EquivError
-from equiv.tensor_products import Path, ReferenceTensorProduct, channelwise_paths, tensor_product
+from equiv.tensor_products import (
+    Path,
+    ReferenceTensorProduct,
+    channelwise_paths,
+    measured_coefficients,
+    tensor_product,
+)
 
 
 def test_all_paths_come_in_the_order_of_e3nn():
@@ -102,3 +108,27 @@ def test_misspelt_choices_are_refused():
         tensor_product("0e", "0e", "0e", mode="uv")  # pyright: ignore
     with pytest.raises(EquivError, match="irreps_in2: cannot read '1x'"):
         ReferenceTensorProduct("0e", "1x", "0e")
+
+
+@pytest.mark.parametrize("method", ["clebsch_gordan", "reference"])
+@pytest.mark.parametrize(
+    ("irreps", "mode"),
+    [
+        (("2x0e+3x1o", "2x0e+1x1e", "4x0e+2x1o+2x1e"), "uvw"),
+        (("2x0e+3x1o", "2x0e+1x1e", "2x0e+3x1o+2x1e"), "uvu"),
+        (("2x0e+2x1o", "2x0e+2x1o", "2x0e+2x1o+2x1e"), "uuu"),
+    ],
+)
+def test_the_definition_is_what_is_computed(method, irreps, mode):
+    product = tensor_product(*irreps, method=method, mode=mode).double()
+    torch.testing.assert_close(
+        measured_coefficients(product), product.dense_coefficients(), atol=1e-14, rtol=0
+    )
+
+
+def test_the_definition_of_paths_without_weights():
+    paths = [Path(0, 0, 0, "uuu", False), Path(0, 1, 1, "uvu"), Path(1, 0, 1, "uuu", False)]
+    product = tensor_product("2x0e+2x1o", "2x0e+2x1o", "2x0e+2x1o", instructions=paths).double()
+    torch.testing.assert_close(
+        measured_coefficients(product), product.dense_coefficients(), atol=1e-14, rtol=0
+    )
