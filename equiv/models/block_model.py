@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from equiv.errors import EquivError
 from equiv.graph.layout import Layout, beyond, lay_out
 from equiv.models.interface import Model, Prediction
 
@@ -39,6 +40,24 @@ class BlockModel(Model):
                 pad lie twice the cutoff apart.
             layout: which row is what, and who its neighbours are.
         """
+
+    def row_outputs(
+        self, vectors: Float[Tensor, "pairs 3"], layout: Layout
+    ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows channels"]]:
+        """Energies as :meth:`row_energies`, and what is known of each atom that does not rotate.
+
+        The invariants are what charges are read from (:class:`equiv.models.LongRangeModel`); there
+        are :attr:`invariant_channels` of them.
+
+        Raises:
+            EquivError: the architecture does not offer them.
+        """
+        raise EquivError(f"{type(self).__name__} offers no invariant features to read charges from")
+
+    @property
+    def invariant_channels(self) -> int:
+        """Number of invariants in :meth:`row_outputs`; 0 if there are none."""
+        return 0
 
     def layout(self, batch: Any, *, padded: bool = False) -> Layout:
         """The integers that :meth:`evaluate` needs beside positions and cell.
@@ -126,8 +145,21 @@ class BlockModel(Model):
     ) -> Float[Tensor, " atoms"]:
         """Energies of the atoms in eV and float64, from flat edges."""
         layout = lay_out(batch, species, len(self.elements))
+        return self.row_energies(self._of_pairs(vectors, layout), layout)[layout.rows]
+
+    def atomic_outputs(
+        self, batch: Any, vectors: Float[Tensor, "edges 3"], species: Int[Tensor, " atoms"]
+    ) -> tuple[Float[Tensor, " atoms"], Float[Tensor, "atoms channels"]]:
+        """Energies and invariants of the atoms (:meth:`row_outputs`), from flat edges."""
+        layout = lay_out(batch, species, len(self.elements))
+        energies, invariants = self.row_outputs(self._of_pairs(vectors, layout), layout)
+        return energies[layout.rows], invariants[layout.rows]
+
+    def _of_pairs(
+        self, vectors: Float[Tensor, "edges 3"], layout: Layout
+    ) -> Float[Tensor, "pairs 3"]:
         padding = beyond(vectors, 2 * self.cutoff).unsqueeze(0)
-        return self.row_energies(torch.cat([vectors, padding])[layout.edges], layout)[layout.rows]
+        return torch.cat([vectors, padding])[layout.edges]
 
 
 def in_batch_order(prediction: Prediction, layout: Layout, num_structures: int) -> Prediction:

@@ -64,6 +64,8 @@ class MACE(BlockModel):
         reference_energies: eV, by chemical symbol.
         scale: :math:`s`, eV; the root mean square of the training forces is customary.
         shift: :math:`b`, eV per atom.
+        residual_first: whether the first layer adds its features to its result, as the others do;
+            its messages then skip the element-dependent map.
         zbl: add the :class:`equiv.nn.ZBL` repulsion, so that atoms cannot collapse into each other.
 
     Raises:
@@ -92,6 +94,7 @@ class MACE(BlockModel):
         reference_energies: Mapping[str, float],
         scale: float = 1.0,
         shift: float = 0.0,
+        residual_first: bool = False,
         zbl: bool = False,
     ) -> None:
         numbers = sorted({_atomic_number(e) for e in elements})
@@ -140,6 +143,7 @@ class MACE(BlockModel):
             "reference_energies": {s: float(reference_energies[s]) for s in symbols},
             "scale": float(scale),
             "shift": float(shift),
+            "residual_first": residual_first,
             "zbl": zbl,
         }
         self.edge_degree, self.scale, self.shift = edge_degree, float(scale), float(shift)
@@ -160,7 +164,7 @@ class MACE(BlockModel):
                     radial_widths=(num_radial, *radial_hidden),
                     num_elements=len(numbers),
                     mean_neighbors=mean_neighbors,
-                    residual=not first,
+                    residual=residual_first or not first,
                     product=product,
                 )
             )
@@ -193,6 +197,17 @@ class MACE(BlockModel):
         self, vectors: Float[Tensor, "pairs 3"], layout: Layout
     ) -> Float[Tensor, " rows"]:
         """Energies of the rows' atoms in eV and float64, reference energies included."""
+        return self.row_outputs(vectors, layout)[0]
+
+    @property
+    def invariant_channels(self) -> int:
+        """The scalar channels of all layers."""
+        return len(self.layers) * self.embedding.shape[1]
+
+    def row_outputs(
+        self, vectors: Float[Tensor, "pairs 3"], layout: Layout
+    ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows channels"]]:
+        """Energies of the rows' atoms, and the scalar features of all layers."""
         neighbors, counts = layout.neighbors, layout.counts
         edges = vectors.to(self.dtype)
         distances = torch.linalg.vector_norm(edges, dim=-1)
@@ -202,16 +217,18 @@ class MACE(BlockModel):
         elements = zip(self.embedding / len(counts) ** 0.5, counts, strict=True)
         features = torch.cat([e.expand(rows, 1, -1) for e, rows in elements])
         readout = features.new_zeros(features.shape[0])
+        invariants = []
         for layer, read in zip(self.layers, self.readouts, strict=True):
             features = layer(features, harmonics, radial, neighbors, counts)
-            readout = readout + read(features[:, 0])
+            invariants.append(features[:, 0])
+            readout = readout + read(invariants[-1])
 
         energies = self.reference(layout.species) + self.scale * readout.double() + self.shift
         if self.zbl is not None:
             numbers = self.atomic_numbers[layout.species]
             pairs = self.zbl.pairs(distances, numbers[neighbors.first], numbers[neighbors.second])
             energies = energies + 0.5 * neighbors.sum_pairs(pairs.double())
-        return energies
+        return energies, torch.cat(invariants, dim=-1)
 
 
 class MACELayer(nn.Module):
