@@ -193,6 +193,7 @@ class MatrixProduct(PointwiseProduct):
         self._size = 2 * spin + 1
         dims = [sum(map(len, some.values())) for some in scales]
         super().__init__((dims[0], dims[1], dims[2]), 2 * self._size**2)
+        self.block = max(self.block, 4096)  # many small operations; fastest up to spin 3
         self._dims = [{sign: len(scale) for sign, scale in some.items()} for some in scales]
         for operand, some in enumerate(scales):
             for sign, scale in some.items():

@@ -40,6 +40,7 @@ class SignalProduct(PointwiseProduct):
         self._has_even, self._has_odd = even[0] == sign1 * sign2, even[-1] == -sign1 * sign2
         parts = [0] * self._has_even + [1, 2] * self._has_odd
         super().__init__((dims[0], dims[1], dims[2]), len(parts) * len(grid))
+        self.block = max(self.block, 1024)
         self._parts, self._points = len(parts), len(grid)
         for operand in (0, 1):
             (scale,) = scales[operand].values()
@@ -96,6 +97,7 @@ class MirroredSignalProduct(PointwiseProduct):
     def __init__(self, grid: SphereGrid, scales: Sequence[Scales]) -> None:
         dims = [sum(map(len, some.values())) for some in scales]
         super().__init__((dims[0], dims[1], dims[2]), 6 * len(grid))
+        self.block = max(self.block, 1024)
         self._dims = [{sign: len(scale) for sign, scale in some.items()} for some in scales]
         for operand, some in enumerate(scales):
             for sign, scale in some.items():
