@@ -81,7 +81,7 @@ class AttentiveInteraction(nn.Module):
         messages = self.convolution(
             self.linear_up(features[:, : (self.sender_degree + 1) ** 2]),
             neighbors.directed(edges.harmonics),
-            weights * neighbors.from_pairs(edges.weight).unsqueeze(-1),
+            weights * edges.slot_weights(),
             neighbors,
         )
         kept = features[:, : (self.skip.degree + 1) ** 2]

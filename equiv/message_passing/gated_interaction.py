@@ -73,8 +73,8 @@ class GatedInteraction(nn.Module):
         self.gates_own = nn.Parameter(torch.randn(sender_channels, edge_degree * channels))
         self.gate = Gate(edge_degree)
         self.linear_gated = SphericalLinear(channels, channels, edge_degree)
-        self.alpha = nn.Parameter(torch.tensor(20.0))
-        self.beta = nn.Parameter(torch.tensor(0.0))
+        self.alpha = nn.Parameter(torch.tensor(1.0))
+        self.beta = nn.Parameter(torch.tensor(1.0))
         self.skip = SphericalLinear(channels, channels, min(degree_in, degree_out))
 
     def forward(
@@ -85,7 +85,7 @@ class GatedInteraction(nn.Module):
         sender = edges.species[neighbors.senders]
         receiver = neighbors.spread(edges.species).unsqueeze(1)
         radial = neighbors.from_pairs(edges.radial)
-        weight = neighbors.from_pairs(edges.weight).unsqueeze(-1)
+        weight = edges.slot_weights()
         share = torch.tanh(self.density_mlp(radial, sender, receiver) ** 2) * weight
         density = self.alpha + self.beta * neighbors.total(share.sum(1))
 

@@ -75,7 +75,7 @@ class Interaction(nn.Module):
         self, features: Float[Tensor, "rows lm_in channels"], edges: Edges
     ) -> tuple[Float[Tensor, "rows lm channels"], Float[Tensor, "rows lm_kept channels"] | None]:
         """The messages :math:`A`, and what to add to the layer's result, if anything."""
-        weights = self.radial_mlp(edges.radial) * edges.weight.unsqueeze(-1)
+        weights = edges.weighted(self.radial_mlp(edges.radial))
         sent = self.linear_up(features[:, : (self.sender_degree + 1) ** 2])
         messages = self.convolution(sent, edges.harmonics, weights, edges.neighbors)
         mixed = self.linear(messages)
@@ -83,7 +83,7 @@ class Interaction(nn.Module):
             mixed = mixed / self.mean_neighbors
         else:
             projected = edges.radial @ self.density / math.sqrt(self.density.shape[0])
-            share = torch.tanh(projected**2) * edges.weight
+            share = edges.weighted(torch.tanh(projected**2))
             mixed = mixed / (1 + edges.neighbors.sum_pairs(share))[:, None, None]
         if not self.residual:
             return self.skip(mixed, edges.counts), None

@@ -6,12 +6,24 @@ import torch
 
 from equiv.choices import choose
 from equiv.models.interface import Model, Prediction
+from equiv.models.long_range import LongRange, LongRangeModel
 from equiv.models.mace import MACE
 from equiv.models.variant_mace import VariantMACE
 
-__all__ = ["MACE", "MODELS", "Model", "Prediction", "VariantMACE", "build_model"]
+__all__ = [
+    "MACE",
+    "MODELS",
+    "LongRange",
+    "LongRangeModel",
+    "Model",
+    "Prediction",
+    "VariantMACE",
+    "build_model",
+]
 
-MODELS: dict[str, type[Model]] = {MACE.name: MACE, VariantMACE.name: VariantMACE}
+MODELS: dict[str, type[Model]] = {
+    model.name: model for model in (MACE, VariantMACE, LongRangeModel)
+}
 """Architectures that recipes and model files may name. Nothing else is built from a file."""
 
 
@@ -26,12 +38,17 @@ def build_model(
         name: key in :data:`MODELS`.
         seed: of the weights.
         dtype: of the weights.
-        recipe: arguments of the architecture.
+        recipe: arguments of the architecture; with ``long_range`` (:class:`LongRange`), the
+            architecture gets that term beside it.
 
     Raises:
         EquivError: no such architecture.
     """
     architecture = choose(MODELS, name, "model")
+    if recipe.get("long_range") is None:
+        recipe.pop("long_range", None)
+    elif architecture is not LongRangeModel:
+        architecture, recipe = LongRangeModel, {"architecture": name, **recipe}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return architecture(**recipe).to(dtype)

@@ -73,7 +73,8 @@ class VariantMACE(BlockModel):
         distance_transform: ``none``, ``agnesi`` or ``soft``.
         cutoff_power: power of the polynomial cutoff.
         envelope: what the cutoff multiplies: the radial ``functions`` or the ``weights`` made of
-            them.
+            them. With ``functions``, the energy of ``attentive`` and ``gated`` layers jumps when an
+            atom crosses the cutoff.
         radial_hidden: hidden widths of the radial networks.
         readouts: for every layer ``none``, ``linear``, ``nonlinear`` or ``deep``.
         readout_hidden: hidden width of the last two.
@@ -174,6 +175,10 @@ class VariantMACE(BlockModel):
         }
         self.edge_degree, self.scale, self.shift = edge_degree, float(scale), float(shift)
         self.envelope_on_weights = envelope == "weights"
+        # Radial networks of these see more than radial functions, and do not end at the cutoff.
+        self.jumps = not self.envelope_on_weights and not {"attentive", "gated"}.isdisjoint(
+            interactions
+        )
         functions = choose(RADIAL_FUNCTIONS, radial_functions, "radial_functions")
         options = {"frequencies": frequencies} if radial_functions == "bessel" else {}
         self.radial_functions = functions(num_radial, self.cutoff, **options)
@@ -251,12 +256,10 @@ class VariantMACE(BlockModel):
         inside = distances.clamp(max=self.cutoff)
         mapped = inside if self.transform is None else self.transform(inside, z_i, z_j)
         radial = self.radial_functions(mapped)
-        falling = self.envelope(distances / self.cutoff)
-        if self.envelope_on_weights:
-            weight = falling
-        else:
-            radial = radial * falling.unsqueeze(-1)
-            weight = (distances < self.cutoff).to(self.dtype)
+        weight = self.envelope(distances / self.cutoff)
+        if not self.envelope_on_weights:
+            radial = radial * weight.unsqueeze(-1)
+            weight = (distances < self.cutoff).to(self.dtype) if self.jumps else None
         edges = Edges(
             spherical_harmonics(self.edge_degree, vectors),
             radial,

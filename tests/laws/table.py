@@ -13,7 +13,12 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equiv.graph.blocks import neighbor_blocks
+from equiv.message_passing.attentive_interaction import AttentiveInteraction
 from equiv.message_passing.convolution import ClebschGordanConvolution
+from equiv.message_passing.directed_convolution import DirectedConvolution
+from equiv.message_passing.edges import Edges
+from equiv.message_passing.gated_interaction import GatedInteraction
+from equiv.message_passing.interaction import Interaction
 from equiv.message_passing.rank_one import (
     GauntConvolution,
     MatrixConvolution,
@@ -21,14 +26,21 @@ from equiv.message_passing.rank_one import (
     VectorSignalConvolution,
 )
 from equiv.message_passing.so2 import SO2Convolution
-from equiv.models import MACE, Model, build_model
+from equiv.models import MACE, Model, VariantMACE, build_model
 from equiv.models.mace import MACELayer
+from equiv.models.variant_mace import VariantLayer
+from equiv.nn.activated_readout import ActivatedReadout, DeepReadout
 from equiv.nn.cutoff import PolynomialCutoff
+from equiv.nn.distance_transform import AgnesiTransform, SoftTransform
+from equiv.nn.gate import Gate
 from equiv.nn.linear import ElementLinear, SphericalLinear
 from equiv.nn.mlp import RadialMLP
+from equiv.nn.pair_mlp import ElementPairMLP
 from equiv.nn.radial import BesselBasis, ChebyshevBasis
+from equiv.nn.radial_functions import BesselFunctions, ChebyshevFunctions, GaussianFunctions
 from equiv.nn.readout import LinearReadout, NonlinearReadout
 from equiv.nn.reference_energies import ReferenceEnergies
+from equiv.nn.rounded_zbl import RoundedZBL
 from equiv.nn.zbl import ZBL
 from equiv.so3 import spherical_harmonics
 from equiv.tensor_products import (
@@ -274,6 +286,93 @@ def mace_layer(*, residual: bool, degree_out: int) -> Layer:
     )
 
 
+SPECIES = torch.tensor([0, 0, 0, 2, 2, 2, 2])
+Z_I, Z_J = torch.tensor([1, 6, 8, 1, 14]), torch.tensor([6, 6, 1, 1, 8])
+
+
+def of_pairs_of_elements(kind: type[nn.Module], build: Callable[[], nn.Module]) -> Layer:
+    return Layer(
+        kind.__name__,
+        kind,
+        build,
+        lambda g: [0.5 + 0.6 * torch.rand(5, generator=g, dtype=torch.float64)],
+        [None],
+        None,
+        call=lambda layer, r: layer(r, Z_I, Z_J),
+    )
+
+
+def radial_functions(kind: type[nn.Module]) -> Layer:
+    return Layer(kind.__name__, kind, lambda: kind(5, 3.0), distances, [None], None, groups=[12])
+
+
+def directed_convolution(l_in: int) -> Layer:
+    build = lambda: DirectedConvolution(l_in, 2, 2, CHANNELS)  # noqa: E731
+    blocks, width = NEIGHBORS.pair.shape
+
+    def inputs(g: torch.Generator) -> list[Tensor]:
+        features, harmonics, _ = convolution_inputs(l_in, 2, 1)(g)
+        shape = blocks, width, build().weight_numel
+        return [features, harmonics, torch.randn(shape, generator=g, dtype=torch.float64)]
+
+    def call(layer: nn.Module, x: Tensor, y: Tensor, w: Tensor) -> list[Tensor]:
+        there = NEIGHBORS.sign.abs().unsqueeze(-1)
+        return per_degree(layer(x, NEIGHBORS.directed(y), w * there, NEIGHBORS))
+
+    return Layer(
+        f"DirectedConvolution of {l_in}",
+        DirectedConvolution,
+        build,
+        inputs,
+        [Spherical(l_in), harmonics(2), None],
+        [f"1x{l}{'eo'[l % 2]}" for l in range(3)],
+        call=call,
+    )
+
+
+def interaction_inputs(g: torch.Generator) -> list[Tensor]:
+    weight = torch.rand(PAIRS, generator=g, dtype=torch.float64)
+    return [*convolution_inputs(1, 2, 5)(g), weight]
+
+
+def interaction(kind: type[nn.Module], *, layer: bool = False, **choice: Any) -> Layer:
+    """An interaction, or a layer made with it; neighbours send two channels."""
+    shape = {"degree_in": 1, "degree_out": 1, "edge_degree": 2, "channels": CHANNELS}
+    shape |= {"sender_channels": 2, "sender_degree": 1, **choice}
+
+    def build() -> nn.Module:
+        made = kind(**shape)
+        if not layer:
+            return made
+        return VariantLayer(
+            made,
+            edge_degree=2,
+            degree_out=1,
+            channels=CHANNELS,
+            correlation=2,
+            num_elements=len(COUNTS),
+        )
+
+    def call(module: nn.Module, x: Tensor, y: Tensor, r: Tensor, w: Tensor) -> Any:
+        given = module(x, Edges(y, r, w, NEIGHBORS, SPECIES, COUNTS))
+        return given if layer else [t for t in given if t is not None]
+
+    messages = Spherical(2) if not choice.get("residual", True) else [Spherical(2), Spherical(1)]
+    density = choice.get("mean_neighbors", 1.0) is None
+    return Layer(
+        f"{'VariantLayer' if layer else kind.__name__}{', density' if density else ''}"
+        f"{'' if choice.get('residual', True) else ', no residual'}",
+        VariantLayer if layer else kind,
+        build,
+        interaction_inputs,
+        [Spherical(1), harmonics(2), None, None],
+        Spherical(1) if layer else messages,
+        call=call,
+    )
+
+
+PLAIN = {"radial_widths": (5, 4), "num_elements": len(COUNTS)}
+
 LAYERS = [
     Layer(
         "spherical harmonics",
@@ -451,6 +550,55 @@ LAYERS = [
         "1o",
         call=lambda layer, x: layer(x, COUNTS).mT,
     ),
+    radial_functions(BesselFunctions),
+    radial_functions(GaussianFunctions),
+    radial_functions(ChebyshevFunctions),
+    of_pairs_of_elements(AgnesiTransform, AgnesiTransform),
+    of_pairs_of_elements(SoftTransform, SoftTransform),
+    of_pairs_of_elements(RoundedZBL, lambda: RoundedZBL(6)),
+    Layer(
+        "ElementPairMLP",
+        ElementPairMLP,
+        lambda: ElementPairMLP([5, 8, 6, 4], num_elements=3),
+        normal(3, 5),
+        [None],
+        None,
+        call=lambda layer, x: layer(x, torch.tensor([0, 2, 2]), torch.tensor([1, 1, 0])),
+    ),
+    Layer(
+        "Gate",
+        Gate,
+        lambda: Gate(2),
+        lambda g: [
+            torch.randn(ATOMS, 9, CHANNELS, generator=g, dtype=torch.float64),
+            torch.randn(ATOMS, 2 * CHANNELS, generator=g, dtype=torch.float64),
+        ],
+        [Spherical(2), None],
+        Spherical(2),
+        groups=[ATOMS],
+    ),
+    *(
+        Layer(
+            f"{kind.__name__} {activation}",
+            kind,
+            lambda kind=kind, activation=activation: kind(6, 4, activation),
+            normal(9, 6),
+            [None],
+            None,
+            groups=[9],
+        )
+        for kind, activation in (
+            (ActivatedReadout, "tanh"),
+            (ActivatedReadout, "identity"),
+            (DeepReadout, "silu"),
+        )
+    ),
+    directed_convolution(1),
+    interaction(Interaction, **PLAIN, mean_neighbors=3.0, residual=True),
+    interaction(Interaction, **PLAIN, mean_neighbors=None, residual=False),
+    interaction(AttentiveInteraction, num_radial=5, hidden=(4, 3), scalars=2, mean_neighbors=3.0),
+    interaction(GatedInteraction, **PLAIN, density_hidden=(4,)),
+    interaction(Interaction, layer=True, **PLAIN, mean_neighbors=None, residual=True),
     mace_layer(residual=False, degree_out=1),
     mace_layer(residual=True, degree_out=1),
     mace_layer(residual=True, degree_out=0),
@@ -476,6 +624,36 @@ def mace(**choice: Any) -> Model:
     return build_model("mace", seed=3, dtype=torch.float64, **{**recipe, **choice})
 
 
+def variant(**choice: Any) -> Model:
+    """A small VariantMACE with random float64 weights."""
+    recipe = dict(
+        elements=["H", "C", "O"],
+        cutoff=4.0,
+        channels=4,
+        hidden_degree=1,
+        edge_degree=2,
+        correlation=[2, 2],
+        interactions=["density", "density_residual"],
+        sender_channels=[4, 4],
+        sender_degree=[0, 1],
+        num_radial=5,
+        radial_hidden=[8],
+        readouts=["linear", "nonlinear"],
+        readout_hidden=4,
+        mean_neighbors=8.0,
+        reference_energies={"H": -13.6, "C": -1029.3, "O": -2041.7},
+        scale=1.7,
+        shift=-0.4,
+    )
+    model = build_model("variant_mace", seed=3, dtype=torch.float64, **{**recipe, **choice})
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if not weight.any():  # biases at birth
+                weight.normal_(std=0.1, generator=generator)
+    return model
+
+
 MODELS: dict[str, Callable[[], Model]] = {
     "MACE": lambda: mace(correlation=3),
     "MACE of scalars, edges of degree 3": lambda: mace(
@@ -491,5 +669,26 @@ MODELS: dict[str, Callable[[], Model]] = {
         f"MACE by {product}": lambda product=product: mace(correlation=3, product=product)
         for product in ("so2", "gaunt_grid", "matrix", "vector_signal")
     },
+    "VariantMACE: density, Agnesi, ZBL": lambda: variant(
+        distance_transform="agnesi", repulsion=6, radial_functions="gaussian"
+    ),
+    "VariantMACE: gated, soft distances, envelope on weights": lambda: variant(
+        interactions=["gated", "gated"],
+        sender_channels=[2, 3],
+        distance_transform="soft",
+        envelope="weights",
+        element_products=False,
+        readouts=["none", "deep"],
+    ),
+    "VariantMACE: attentive, three layers": lambda: variant(
+        interactions=["plain", "plain_residual", "attentive"],
+        correlation=[1, 2, 3],
+        sender_channels=[4, 4, 4],
+        sender_degree=[0, 1, 0],
+        envelope="weights",
+        readouts=["linear", "none", "nonlinear"],
+        activation="tanh",
+        frequencies=[0.7, 1.6, 2.3, 3.1, 4.0],
+    ),
 }
-MODEL_KINDS = (MACE,)
+MODEL_KINDS = (MACE, VariantMACE)

@@ -143,7 +143,8 @@ class Form:
         )
         usual = ("linear",) * (layers - 1) + ("nonlinear" if layers > 1 else "linear",)
         return (
-            self.interactions == ("plain", *["plain_residual"] * (layers - 1))
+            self.interactions[0] in ("plain", "plain_residual")
+            and self.interactions[1:] == ("plain_residual",) * (layers - 1)
             and self.sender_irreps == senders
             and self.readouts == usual
             and len(set(self.correlation)) == 1

@@ -165,7 +165,12 @@ class _Mapping:
         }
         frequencies = self._check_radial(shared["cutoff"])
         if form.is_plain and frequencies is None:
-            return MACE(**shared, layers=form.layers, correlation=form.correlation[0])
+            return MACE(
+                **shared,
+                layers=form.layers,
+                correlation=form.correlation[0],
+                residual_first=form.interactions[0] == "plain_residual",
+            )
         known = [
             [term for term in terms if term[1] <= degree]
             for terms, degree in zip(form.sender_irreps, form.degrees, strict=True)
