@@ -12,6 +12,7 @@ from equiv.long_range.crystal import CrystalBoxes, CrystalWaves
 from equiv.long_range.direct_sum import direct_energy, direct_sums
 from equiv.long_range.finite_boxes import FiniteBoxes, extent
 from equiv.long_range.fused import FusedPotential
+from equiv.long_range.mixed import MixedBoxes
 from equiv.long_range.pairs import Pairs, PairSums, RadialFunction, pair_energies, pair_sums
 from equiv.long_range.point_charges import PointCharges
 from equiv.long_range.range_separation import SMALLEST_ERROR
@@ -167,7 +168,8 @@ class ChebyshevTucker(FusedPotential):
                 else:
                     plan.append((boxes.split, [graph], boxes))
             elif not all(periodic):
-                raise EquivError("structures that repeat in one or two directions")
+                split = self.splitting(self._mixed_extent(one))
+                plan.append((split, [graph], MixedBoxes(split, **self._boxes(split))))
             elif self.smooth or atoms <= WAVE_ATOMS:
                 small_crystals.append(graph)
             else:
@@ -185,7 +187,8 @@ class ChebyshevTucker(FusedPotential):
         """The boxes of a finite structure, or nothing if all pairs are less work."""
         atoms = len(system.positions)
         all_pairs = PAIR * atoms * (atoms - 1) / 2
-        if all_pairs < FLOOR:
+        # Below this tolerance the splitting itself has no more digits.
+        if all_pairs < FLOOR or (self.tolerance < 4e-9 and atoms <= 20000):
             return None
         split = self.splitting(extent(system))
         boxes = FiniteBoxes(split, **self._boxes(split))
@@ -195,6 +198,14 @@ class ChebyshevTucker(FusedPotential):
             FLOOR + (CHARGE_NODE * nodes + near) * atoms + GRID_NODE * nodes * boxes.count(system)
         )
         return boxes if work < all_pairs else None
+
+    def _mixed_extent(self, system: PointCharges) -> float:
+        """How far the Gaussians must reach in slabs and wires."""
+        longest = extent(system)
+        if sum(system.periodic[0]) == 2 or self.exponent != 1:
+            return longest
+        # A logarithm needs lines that are long: what is cut off has the weight (r / length)^2.
+        return min(longest / math.sqrt(self.tolerance), 4096 * self.cutoff)
 
     def splitting(self, extent: float | None = None) -> Splitting:
         """The splitting of the kernel for finite structures of that extent (Angstrom), or crystals.

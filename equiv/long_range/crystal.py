@@ -98,9 +98,10 @@ def _padded(values: Tensor, system: PointCharges) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _waves_on_nodes(
+def waves_on_nodes(
     boxes: int, nodes: int, most: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
+    """The waves of one lattice vector on the nodes of the boxes along it."""
     points = torch.from_numpy(2 * math.pi * axis_nodes(boxes, nodes, 1.0 / boxes))
     return wave_table(points, most).to(dtype=dtype, device=device)
 
@@ -136,7 +137,7 @@ class CrystalBoxes:
         (most,) = _waves_of(system, self.split)
         q = system.charges
         return [
-            _waves_on_nodes(count, self.nodes, n, q.dtype, q.device)
+            waves_on_nodes(count, self.nodes, n, q.dtype, q.device)
             for count, n in zip(boxes.shape, most, strict=True)
         ]
 

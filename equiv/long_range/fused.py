@@ -57,7 +57,8 @@ class FusedPotential(LongRangePotential):
         return torch.autograd.grad(energy, q, create_graph=True)[0]
 
     def electrostatics(self, system: PointCharges, pairs: Pairs | None) -> Electrostatics:
-        return Electrostatics.of(system, self.sums(system, pairs, strain=True))
+        strain = any(map(all, system.periodic))
+        return Electrostatics.of(system, self.sums(system, pairs, strain=strain))
 
 
 class _Energy(torch.autograd.Function):

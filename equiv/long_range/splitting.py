@@ -173,8 +173,11 @@ class Splitting:
 
     @property
     def short_volume(self) -> float:
-        r""":math:`\hat K_S(0) = \int K_S\, d^3r`, of :math:`1/r`."""
-        return float(self._shell.sum())
+        r""":math:`\hat K_S(0) = \int K_S\, d^3r` where a neutralising background needs it, or 0.
+
+        Powers above 3 have a mean of their own: their sum converges without a background.
+        """
+        return float(self._shell.sum()) if self.exponent < 3 else 0.0
 
     def transform(self, squared: np.ndarray) -> np.ndarray:
         r""":math:`\hat K_L(k)` as a function of :math:`k^2 > 0`.
@@ -199,7 +202,7 @@ class Splitting:
             lambda s: np.sinc(np.outer(np.sqrt(s), self._r) / np.pi) @ self._shell,
             0.0,
             top,
-            1e-13 * abs(self.short_volume),
+            1e-13 * abs(float(self._shell.sum())),
         )
 
     def long_transform(self, squared: Tensor) -> Tensor:
