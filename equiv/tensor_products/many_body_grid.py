@@ -9,7 +9,7 @@ from torch import Tensor
 
 from equiv.so3.grids import SphereGrid, lebedev_grid, product_grid
 from equiv.tensor_products.moments import power_covariance
-from equiv.tensor_products.powers import PowerProduct, degree_scales
+from equiv.tensor_products.powers import PowerProduct, columns, degree_scales, from_columns
 
 
 class GauntManyBodyProduct(PowerProduct):
@@ -83,11 +83,11 @@ class GauntManyBodyProduct(PowerProduct):
     ) -> list[Float[Tensor, "atoms lm_out channels"]]:
         if self.correlation == 1:
             return []
-        f = self.signal @ x
+        f = self.signal @ columns(x)
         terms, power = [], f
         for order in range(2, self.correlation + 1):
             power = power * f
-            terms.append(getattr(self, f"projection_{order}") @ power)
+            terms.append(from_columns(getattr(self, f"projection_{order}") @ power, x))
         return terms
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from equiv.so3 import wigner_3j
 from equiv.tensor_products.moments import polynomial_moment
-from equiv.tensor_products.powers import PowerProduct, degree_scales
+from equiv.tensor_products.powers import PowerProduct, columns, degree_scales, from_columns
 
 
 class MatrixManyBodyProduct(PowerProduct):
@@ -75,15 +75,13 @@ class MatrixManyBodyProduct(PowerProduct):
     ) -> list[Float[Tensor, "atoms lm_out channels"]]:
         if self.correlation == 1:
             return []
-        atoms, components, channels = x.shape
         # Atoms and channels last: a product of matrices is one of long rows of numbers.
-        columns = x.permute(1, 0, 2).reshape(components, atoms * channels)
-        matrix = (self.embedding @ columns).view(self.size, self.size, atoms * channels)
+        matrix = (self.embedding @ columns(x)).unflatten(0, (self.size, self.size))
         terms, power = [], matrix
         for order in range(2, self.correlation + 1):
             power = _matmul(power, matrix)
             out = getattr(self, f"projection_{order}") @ power.flatten(0, 1)
-            terms.append(out.unflatten(1, (atoms, channels)).transpose(0, 1))
+            terms.append(from_columns(out, x))
         return terms
 
 

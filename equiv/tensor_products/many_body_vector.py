@@ -11,7 +11,7 @@ from equiv.so3.grids import SphereGrid
 from equiv.so3.tensor_harmonics import tensor_harmonics
 from equiv.tensor_products.many_body_grid import signal_scales, smallest_grid
 from equiv.tensor_products.moments import polynomial_moment
-from equiv.tensor_products.powers import PowerProduct, degree_scales
+from equiv.tensor_products.powers import PowerProduct, columns, degree_scales, from_columns
 
 
 class VectorSignalManyBodyProduct(PowerProduct):
@@ -82,7 +82,7 @@ class VectorSignalManyBodyProduct(PowerProduct):
     ) -> list[Float[Tensor, "atoms lm_out channels"]]:
         if not self.terms:
             return []
-        f, u, v = (self.signals @ x).chunk(3, dim=1)
+        f, u, v = (self.signals @ columns(x)).chunk(3)
         squares = u * u + v * v
         made: dict[tuple[int, int], Tensor] = {(1, 0): f, (2, 1): squares}
         out = []
@@ -91,7 +91,8 @@ class VectorSignalManyBodyProduct(PowerProduct):
                 made[order, k] = (
                     made[order - 1, k] * f if order > 2 * k else made[order - 2, k - 1] * squares
                 )
-            out.append(getattr(self, f"projection_{order}_{k}") @ made[order, k])
+            projection = getattr(self, f"projection_{order}_{k}")
+            out.append(from_columns(projection @ made[order, k], x))
         return out
 
 

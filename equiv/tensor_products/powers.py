@@ -95,3 +95,16 @@ def degree_scales(scales: Sequence[float], degree: int) -> Float[Tensor, " lm"]:
     return torch.tensor(
         [scales[l] for l in range(degree + 1) for _ in range(2 * l + 1)], dtype=torch.float64
     )
+
+
+def columns(x: Float[Tensor, "atoms lm channels"]) -> Float[Tensor, "lm atoms_channels"]:
+    """Atoms and channels last, so that one matrix product serves all of them."""
+    atoms, components, channels = x.shape
+    return x.permute(1, 0, 2).reshape(components, atoms * channels)
+
+
+def from_columns(
+    y: Float[Tensor, "lm_out atoms_channels"], x: Float[Tensor, "atoms lm channels"]
+) -> Float[Tensor, "atoms lm_out channels"]:
+    """Back to the layout of ``x``."""
+    return y.unflatten(1, (x.shape[0], x.shape[2])).transpose(0, 1)
