@@ -29,6 +29,7 @@ FIELDS: dict[str, Field] = {
     "atomic_numbers": Field("atoms", "", "number of protons, 1 to 118"),
     "cell": Field("graphs 3 3", "Ang", "lattice vectors in rows; rows of open directions may be 0"),
     "pbc": Field("graphs 3", "", "which lattice directions repeat"),
+    "total_charge": Field("graphs", "e", "charge of the whole structure (or of one cell)"),
     # edges
     "senders": Field("edges", "", "atom in which an edge begins"),
     "receivers": Field("edges", "", "atom in which an edge ends, ascending"),
@@ -49,6 +50,10 @@ FIELDS: dict[str, Field] = {
     ),
     "virials": Field("graphs 3 3", "eV", "W = -dE/dstrain = -V sigma; compression is positive"),
     "atomic_virials": Field("atoms 3 3", "eV", "share of each atom in `virials`; they sum to it"),
+    "charges": Field("atoms", "e", "partial charge of each atom; they sum to `total_charge`"),
+    "dipole": Field(
+        "graphs 3", "e Ang", "sum of q (r - mean r), of structures that are not periodic"
+    ),
     "has_energy": Field("graphs", "", "whether `energy` is labelled; NaN where it is not"),
     "has_forces": Field("graphs", "", "whether `forces` are labelled; NaN where they are not"),
     "has_stress": Field("graphs", "", "whether `stress` is labelled; NaN where it is not"),

@@ -46,6 +46,7 @@ class AtomGraph(Data):
     atomic_numbers: Int[Tensor, " atoms"]
     cell: Float[Tensor, "graphs 3 3"]
     pbc: Bool[Tensor, "graphs 3"]
+    total_charge: Float[Tensor, " graphs"]
     senders: Int[Tensor, " edges"]
     receivers: Int[Tensor, " edges"]
     shifts: Float[Tensor, "edges 3"]
@@ -99,6 +100,7 @@ class AtomGraph(Data):
             atomic_numbers=torch.from_numpy(numbers.copy()),
             cell=torch.from_numpy(cell)[None],
             pbc=torch.from_numpy(pbc)[None],
+            total_charge=torch.tensor([total_charge(atoms)], dtype=torch.float64),
             senders=torch.from_numpy(neighbors.senders),
             receivers=torch.from_numpy(neighbors.receivers),
             shifts=torch.from_numpy(neighbors.shifts.astype(np.float64)),
@@ -138,6 +140,20 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
     if len(graphs) == 0:
         raise EquivError("a batch needs at least one graph, got an empty list")
     return cast(AtomGraph, Batch.from_data_list(list(graphs)))
+
+
+def total_charge(atoms: ase.Atoms) -> float:
+    """The charge of a structure in e: ``atoms.info["charge"]`` or ``["total_charge"]``, else 0.
+
+    NaN if they hold no number, or different ones: only models that know charges need to refuse it.
+    """
+    values = set()
+    for key in ("charge", "total_charge"):
+        if key in atoms.info:
+            number = np.asarray(atoms.info[key])
+            usable = number.size == 1 and number.dtype.kind in "iuf"
+            values.add(float(number.reshape(())) if usable else np.nan)
+    return 0.0 if not values else values.pop() if len(values) == 1 else np.nan
 
 
 def _label(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:

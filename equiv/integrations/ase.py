@@ -18,7 +18,7 @@ from ase.calculators.calculator import (
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from equiv.errors import EquivError
-from equiv.graph import AtomGraph, collate
+from equiv.graph import AtomGraph, collate, total_charge
 from equiv.graph.verlet import VerletList
 from equiv.integrations.ase_plugin import register
 from equiv.models.file import dtype_named, load_model, usable_device
@@ -37,7 +37,9 @@ class EquivCalculator(Calculator):
         \sigma_i = -\frac{1}{V} W_i, \quad \sum_i \sigma_i = \sigma
 
     Energies in eV, forces in eV/Angstrom, stress in eV/Angstrom^3 in ASE's sign and Voigt order.
-    The per-atom stresses give each atom half the virial :math:`W` of each of its pairs.
+    The per-atom stresses give each atom half the virial :math:`W` of each of its pairs. A model with
+    a long-range term also gives ``charges`` (e) and the ``dipole`` (e Angstrom) of finite
+    structures, and takes the total charge from ``atoms.info["charge"]``.
 
     What has been asked for once is computed together from then on: a run that asks for energies
     only never pays for forces, and one that asks for stress gets it in one evaluation with the
@@ -86,6 +88,7 @@ class EquivCalculator(Calculator):
             model = load_model(model, dtype=dtype, device=device)
         self.model = model.eval().requires_grad_(False)
         self.card = self.model.card
+        self.implemented_properties = [*PROPERTIES, *self.model.extra_properties]
         self.parameters = Parameters(
             model=source, dtype=str(self.model.dtype).removeprefix("torch."), skin=float(skin)
         )
@@ -112,6 +115,8 @@ class EquivCalculator(Calculator):
                 "stress needs a periodic structure with three cell vectors; "
                 f"these have pbc={self.atoms.pbc.tolist()} and {self.atoms.cell.rank} cell vectors"
             )
+        if "dipole" in asked and self.atoms.pbc.any():
+            raise PropertyNotImplementedError("the dipole of a periodic structure is not defined")
         self._wanted |= asked
         batch = self._batch(self.atoms)
         prediction = self.model(
@@ -130,11 +135,23 @@ class EquivCalculator(Calculator):
             results["forces"] = _array(prediction.forces)
         if prediction.stress is not None:
             results["stress"] = full_3x3_to_voigt_6_stress(_array(prediction.stress)[0])
+        if "charges" in prediction.extras:
+            results["charges"] = _array(prediction.extras["charges"])
+        if "dipole" in prediction.extras and not self.atoms.pbc.any():
+            results["dipole"] = _array(prediction.extras["dipole"])[0]
         if prediction.atomic_virials is not None:
             stresses = -_array(prediction.atomic_virials) / self.atoms.get_volume()
             results["stresses"] = full_3x3_to_voigt_6_stress(stresses)
         _check_finite(results, self.atoms)
         self.results = results
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last calculation, the total charge in `info` included."""
+        changes = super().check_state(atoms, tol=tol)
+        if not changes and self.model.extra_properties and self.atoms is not None:
+            before, now = total_charge(self.atoms), total_charge(atoms)
+            changes += [] if before == now else ["initial_charges"]
+        return changes
 
     def get_property(
         self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
@@ -176,6 +193,7 @@ class EquivCalculator(Calculator):
             atomic_numbers=torch.from_numpy(atoms.numbers.astype(np.int64)),
             cell=torch.from_numpy(cell[None].copy()),
             pbc=torch.from_numpy(pbc[None].copy()),
+            total_charge=torch.tensor([total_charge(atoms)], dtype=torch.float64),
             senders=torch.from_numpy(pairs.senders),
             receivers=torch.from_numpy(pairs.receivers),
             shifts=torch.from_numpy(pairs.shifts.astype(np.float64)),

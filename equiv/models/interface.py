@@ -71,6 +71,7 @@ class Model(nn.Module, ABC):
         name: key of the architecture in the registry and in recipes.
         elements: atomic numbers the model knows, ascending.
         cutoff: radius of the neighbour list, Angstrom.
+        extra_properties: names of what predictions carry in their ``extras``.
         recipe: the constructor's arguments as resolved, JSON-able: ``type(model)(**model.recipe)``
             rebuilds it.
         card: what a reader of the model file should know (level of theory, data, errors, licence),
@@ -78,6 +79,7 @@ class Model(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    extra_properties: ClassVar[tuple[str, ...]] = ()
     elements: tuple[int, ...]
     cutoff: float
     recipe: dict[str, Any]
