@@ -160,11 +160,11 @@ class _Channelwise(torch.autograd.Function):
                     coupled = (coupling @ _outer(u, v)).split(_sizes(pair))
                     for (p, o, dim), block in zip(pair.paths, coupled, strict=True):
                         if needs_w.get(p):
-                            each = (block.view(dim, *u.shape[1:]) * g[o]).sum(0)
+                            each = block.view(dim, *u.shape[1:]) * g[o]
                             if gw[p].shape[0] == 1:
-                                gw[p] += each.sum(0, keepdim=True)
+                                gw[p] += each.sum((0, 1))
                             else:
-                                gw[p][part] = each
+                                gw[p][part] = each.sum(0)
                 if not (needs_x[pair.in1] or needs_y[pair.in2]):
                     continue
                 weighted = torch.cat(
@@ -204,9 +204,9 @@ def _by_number(plan: Plan, tensors: Sequence[Any]) -> tuple[dict, dict, dict]:
 
 
 def _blocks(couplings: Sequence[Tensor], like: Tensor) -> list[slice]:
-    """Slices of rows, for which the largest array has half a megabyte in single precision."""
+    """Slices of rows, for which the largest array has two megabytes in single precision."""
     widest = max(sum(coupling.shape) for coupling in couplings)
-    rows = max(1, min(8192, 2**17 // widest) // max(1, like.shape[2]))
+    rows = max(1, min(16384, 2**19 // widest) // max(1, like.shape[2]))
     return [slice(start, start + rows) for start in range(0, like.shape[0], rows)]
 
 

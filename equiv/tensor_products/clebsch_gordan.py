@@ -31,7 +31,8 @@ class ClebschGordanTensorProduct(PathTensorProduct):
     matrix product over :math:`i` and another over the weights, in the cheaper order. Where
     :math:`y` is a scalar, :math:`B` is a number and drops out. In mode ``uuu``, where nothing is
     summed over channels, all products :math:`x_{iu}\, y_{ju}` meet the coefficients of all their
-    paths in one matrix product. No gather over non-zero coefficients, no scatter.
+    paths in one matrix product, block by block (:func:`couple_channelwise`). No gather over
+    non-zero coefficients, no scatter. Modes ``uvv``, ``uuw`` and ``uvuv`` are for completeness.
 
     Cost per row of a path in multiply-adds, with :math:`d = 2l + 1`: uvw
     :math:`d_1 v w\, (u + d_3)` or :math:`d_3 u v\, (d_1 + w)`, uvu :math:`d_1 d_3\, u v`, uuu
@@ -63,12 +64,16 @@ class ClebschGordanTensorProduct(PathTensorProduct):
         # Numbers of the paths that share what is computed first, by the inputs that they share.
         self._scalar: list[tuple[int, float]] = []
         self._by_in2: dict[int, list[int]] = {}
+        self._others: list[int] = []
         by_pair: dict[tuple[int, int], list[int]] = {}
         for p, path in enumerate(self.instructions):
             if any(mul == 0 for mul, _ in self.terms[p]):
                 continue
             if path.mode == "uuu":
                 by_pair.setdefault((path.in1, path.in2), []).append(p)
+            elif path.mode in ("uvv", "uuw", "uvuv"):
+                self._others.append(p)
+                self.register_constant(f"coupling_of_{p}", self._coupling(p).flatten(0, 1).T)
             elif self.terms[p][1][1].l == 0:
                 self._scalar.append((p, self._coupling(p)[0, 0, 0].item()))
             else:
@@ -148,6 +153,11 @@ class ClebschGordanTensorProduct(PathTensorProduct):
                 b_path = part.unflatten(2, (d3, d1))  # [rows, v, k, i]
                 combine = _uvw if path.mode == "uvw" else _uvu
                 terms[path.out].append(combine(x[path.in1], b_path, weights[p]))
+        for p in self._others:
+            path = self.instructions[p]
+            combine = {"uvv": _uvv, "uuw": _uuw, "uvuv": _uvuv}[path.mode]
+            coupling: Tensor = getattr(self, f"coupling_of_{p}")
+            terms[path.out].append(combine(x[path.in1], y[path.in2], coupling, weights[p]))
         for plan, names in self._plans:
             found = couple_channelwise(
                 plan,
@@ -225,6 +235,40 @@ def _uvu_scalar(
     if weight is None:
         return x * s.sum(1)[:, None, None]
     return x * _rowwise_matmul(s.unsqueeze(1), weight.transpose(1, 2))
+
+
+def _uvv(
+    x: Float[Tensor, "rows i u"],
+    y: Float[Tensor, "rows j v"],
+    coupling: Float[Tensor, "k ij"],
+    weight: Float[Tensor, "rows_or_1 u v"] | None,
+) -> Float[Tensor, "rows k v"]:
+    by_x = coupling.view(-1, x.shape[1], y.shape[1]).permute(1, 0, 2).flatten(1)
+    b = (x.mT @ by_x).unflatten(2, (-1, y.shape[1]))  # [rows, u, k, j]
+    return _uvu(y, b, None if weight is None else weight.mT)
+
+
+def _uuw(
+    x: Float[Tensor, "rows i u"],
+    y: Float[Tensor, "rows j u"],
+    coupling: Float[Tensor, "k ij"],
+    weight: Float[Tensor, "rows_or_1 u w"] | None,
+) -> Float[Tensor, "rows k w"]:
+    coupled = coupling @ (x.unsqueeze(2) * y.unsqueeze(1)).flatten(1, 2)
+    return coupled.sum(2, keepdim=True) if weight is None else _rowwise_matmul(coupled, weight)
+
+
+def _uvuv(
+    x: Float[Tensor, "rows i u"],
+    y: Float[Tensor, "rows j v"],
+    coupling: Float[Tensor, "k ij"],
+    weight: Float[Tensor, "rows_or_1 u v"] | None,
+) -> Float[Tensor, "rows k uv"]:
+    by_y = coupling.view(-1, x.shape[1], y.shape[1]).permute(2, 0, 1).flatten(1)
+    b = (y.mT @ by_y).unflatten(2, (-1, x.shape[1]))  # [rows, v, k, i]
+    coupled = (b.flatten(1, 2) @ x).unflatten(1, b.shape[1:3])  # [rows, v, k, u]
+    coupled = coupled.permute(0, 2, 3, 1)
+    return (coupled if weight is None else coupled * weight.unsqueeze(1)).flatten(2)
 
 
 def _matmul(

@@ -13,7 +13,7 @@ from equiv.errors import EquivError
 from equiv.so3 import Irrep, Irreps, parse_irreps, wigner_3j
 from equiv.tensor_products.protocol import TensorProduct
 
-Mode = Literal["uvw", "uvu", "uuu"]
+Mode = Literal["uvw", "uvu", "uvv", "uuw", "uuu", "uvuv"]
 IrrepNormalization = Literal["component", "norm", "none"]
 PathNormalization = Literal["element", "path", "none"]
 Term = tuple[int, Irrep]
@@ -25,8 +25,10 @@ class Path:
 
     ``mode`` names the channels of first input, second input and output, as in e3nn: ``"uvw"`` every
     pair of input channels reaches every output channel; ``"uvu"`` the output has the channels of
-    the first input; ``"uuu"`` all three have the same channels. ``path_weight`` is a variance: its
-    square root multiplies the path.
+    the first input, ``"uvv"`` those of the second; ``"uuw"`` channels of the inputs meet one by one
+    and then reach every output channel; ``"uuu"`` all three have the same channels; ``"uvuv"``
+    every pair of input channels is an output channel, the second input's running faster.
+    ``path_weight`` is a variance: its square root multiplies the path.
     """
 
     in1: int
@@ -44,13 +46,22 @@ class Path:
         """Shape of the weights; ``(0,)`` if the path has none."""
         (u, _), (v, _), (w, _) = self.terms(in1, in2, out)
         return (
-            {"uvw": (u, v, w), "uvu": (u, v), "uuu": (u,)}[self.mode] if self.has_weight else (0,)
+            {
+                "uvw": (u, v, w),
+                "uvu": (u, v),
+                "uvv": (u, v),
+                "uuw": (u, w),
+                "uuu": (u,),
+                "uvuv": (u, v),
+            }[self.mode]
+            if self.has_weight
+            else (0,)
         )
 
     def num_summed(self, in1: Irreps, in2: Irreps, out: Irreps) -> int:
         """How many pairs of input channels add up in one output channel."""
         (u, _), (v, _), _ = self.terms(in1, in2, out)
-        return {"uvw": u * v, "uvu": v, "uuu": 1}[self.mode]
+        return {"uvw": u * v, "uvu": v, "uvv": u, "uuw": u, "uuu": 1, "uvuv": 1}[self.mode]
 
 
 Instructions = Sequence[Path | tuple[Any, ...]]
@@ -65,10 +76,10 @@ class PathTensorProduct(TensorProduct):
         \begin{pmatrix} l_1 & l_2 & l_3 \\ m_1 & m_2 & m_3 \end{pmatrix} x_{m_1 u}\, y_{m_2 v}
 
     The bracket is :func:`equiv.so3.wigner_3j`. In mode ``uvu`` :math:`W_{uvw} = W_{uv}\,
-    \delta_{uw}`, in mode ``uuu`` :math:`W_{uvw} = W_u\, \delta_{uv}\, \delta_{uw}`; without weight,
-    1 in place of :math:`W`. The weights of all paths that have some lie one after the other in the
-    order of ``instructions``, each row-major: the order of e3nn, so weights can be exchanged with
-    ``e3nn.o3.TensorProduct``. Its normalisation too,
+    \delta_{uw}`, in mode ``uuu`` :math:`W_{uvw} = W_u\, \delta_{uv}\, \delta_{uw}`, and so on
+    (:class:`Path`); without weight, 1 in place of :math:`W`. The weights of all paths that have
+    some lie one after the other in the order of ``instructions``, each row-major: the order of
+    e3nn, so weights can be exchanged with ``e3nn.o3.TensorProduct``. Its normalisation too,
 
     .. math::
         \alpha_p = \frac{\pi_p\, \nu_p}{\chi_p}, \qquad
@@ -144,33 +155,54 @@ class PathTensorProduct(TensorProduct):
     ) -> Float[Tensor, "in1 in2 out"]:
         """As :meth:`TensorProduct.dense_coefficients`: the sum in the docstring, path by path."""
         weight = self._definition_weight(weight)
+        shape = (self.irreps_in1.dim, self.irreps_in2.dim, self.irreps_out.dim)
+        out = torch.zeros(shape, dtype=torch.float64)
+        for n, at, coupling in self.entries():
+            out[at] += coupling if n is None or weight is None else weight[n] * coupling
+        return out
+
+    def entries(self) -> Iterator[tuple[int | None, tuple[slice, slice, slice], Tensor]]:
+        """The map of every weight: its number, None for a path without; where it acts; the array.
+
+        The slices are those of the flat layouts of both inputs and the output.
+        """
         slices1, slices2, slices = (
             irreps.slices() for irreps in (self.irreps_in1, self.irreps_in2, self.irreps_out)
         )
-        shape = (self.irreps_in1.dim, self.irreps_in2.dim, self.irreps_out.dim)
-        out = torch.zeros(shape, dtype=torch.float64)
-        start = 0
-        for p, path in enumerate(self.instructions):
-            (u, ir1), (v, ir2), (w, ir) = self.terms[p]
-            channels = torch.ones(u, v, w, dtype=torch.float64)
-            if path.mode != "uvw":
-                channels = channels * torch.eye(u, w, dtype=torch.float64)[:, None]
-            if path.mode == "uuu":
-                channels = channels * torch.eye(u, v, dtype=torch.float64)[:, :, None]
-            if path.has_weight and weight is not None:
-                own = weight[start : start + math.prod(self.weight_shapes[p])]
-                start += len(own)
-                own = own.view(self.weight_shapes[p])
-                channels = channels * own[(..., *[None] * (3 - own.ndim))]
-            coupling = self.coefficients[p] * wigner_3j(ir1.l, ir2.l, ir.l)
-            block = torch.einsum("uvw,ijk->uivjwk", channels, coupling)
-            out[slices1[path.in1], slices2[path.in2], slices[path.out]] += block.reshape(
-                u * ir1.dim, v * ir2.dim, w * ir.dim
-            )
-        return out
+        n = 0
+        for path, terms, coefficient in zip(
+            self.instructions, self.terms, self.coefficients, strict=True
+        ):
+            (mul1, ir1), (mul2, ir2), (mul, ir) = terms
+            coupling = coefficient * wigner_3j(ir1.l, ir2.l, ir.l)
+            for u, v, w in _channel_triples(path.mode, mul1, mul2, mul):
+                at = (
+                    _channel(slices1[path.in1], u, ir1),
+                    _channel(slices2[path.in2], v, ir2),
+                    _channel(slices[path.out], w, ir),
+                )
+                yield n if path.has_weight else None, at, coupling
+                n += path.has_weight
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {len(self.instructions)} paths"
+
+
+def _channel_triples(mode: Mode, mul1: int, mul2: int, mul: int) -> list[tuple[int, int, int]]:
+    """Channels ``(u, v, w)`` that meet, each triple with a weight, in the order of the weights."""
+    u, v, w = range(mul1), range(mul2), range(mul)
+    return {
+        "uvw": [(a, b, c) for a in u for b in v for c in w],
+        "uvu": [(a, b, a) for a in u for b in v],
+        "uvv": [(a, b, b) for a in u for b in v],
+        "uuw": [(a, a, c) for a in u for c in w],
+        "uuu": [(a, a, a) for a in u],
+        "uvuv": [(a, b, a * mul2 + b) for a in u for b in v],
+    }[mode]
+
+
+def _channel(block: slice, channel: int, ir: Irrep) -> slice:
+    return slice(block.start + channel * ir.dim, block.start + (channel + 1) * ir.dim)
 
 
 def all_paths(
@@ -180,8 +212,7 @@ def all_paths(
     for i1, (mul1, ir1) in enumerate(irreps_in1):
         for i2, (mul2, ir2) in enumerate(irreps_in2):
             for i, (mul, ir) in enumerate(irreps_out):
-                fits = {"uvw": True, "uvu": mul == mul1, "uuu": mul == mul1 == mul2}[mode]
-                if fits and ir in ir1 * ir2:
+                if ir in ir1 * ir2 and _fits(mode, mul1, mul2, mul):
                     yield Path(i1, i2, i, mode)
 
 
@@ -229,6 +260,17 @@ def _variance(
     return path.path_weight * nu / (chi or 1)
 
 
+def _fits(mode: Mode, u: int, v: int, w: int) -> bool:
+    return {
+        "uvw": True,
+        "uvu": w == u,
+        "uvv": w == v,
+        "uuw": u == v,
+        "uuu": u == v == w,
+        "uvuv": w == u * v,
+    }[mode]
+
+
 def _check_choice(name: str, value: str, choices: Any) -> None:
     if value not in get_args(choices):
         raise EquivError(f"{name}: expected one of {', '.join(get_args(choices))}, got {value!r}")
@@ -250,13 +292,15 @@ def _check_path(path: Path, in1: Irreps, in2: Irreps, out: Irreps) -> None:
         raise EquivError(
             f"{path}: {ir1} x {ir2} does not contain {ir}, only {', '.join(map(str, ir1 * ir2))}"
         )
-    if (path.mode == "uvu" and u != w) or (path.mode == "uuu" and not u == v == w):
+    if not _fits(path.mode, u, v, w):
         raise EquivError(
             f"{path}: mode {path.mode} does not fit multiplicities {u} of {ir1}, {v} of {ir2} "
             f"and {w} of {ir}"
         )
     if path.mode == "uvw" and not path.has_weight:
         raise EquivError(f"{path}: mode uvw needs weights to lead from channels u, v to w")
+    if path.mode == "uuw" and not path.has_weight and w != 1:
+        raise EquivError(f"{path}: mode uuw needs weights to lead from channels u to {w} channels")
     if path.path_weight < 0:
         raise EquivError(f"{path}: path_weight is a variance and cannot be negative")
 

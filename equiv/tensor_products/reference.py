@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equiv.errors import EquivError
-from equiv.so3 import Irreps, wigner_3j
+from equiv.so3 import Irreps
 from equiv.tensor_products.paths import (
     Instructions,
     IrrepNormalization,
@@ -73,33 +73,8 @@ class ReferenceTensorProduct(PathTensorProduct):
         self.register_constant("maps", self._fill(torch.zeros(shape, dtype=torch.float64)))
 
     def _fill(self, maps: Tensor) -> Tensor:
-        slices1, slices2, slices = (
-            irreps.slices() for irreps in (self.irreps_in1, self.irreps_in2, self.irreps_out)
-        )
-        n = 1  # the next weight
-        for path, coefficient in zip(self.instructions, self.coefficients, strict=True):
-            (mul1, ir1), (mul2, ir2), (mul, ir) = path.terms(
-                self.irreps_in1, self.irreps_in2, self.irreps_out
-            )
-            coupling = coefficient * wigner_3j(ir1.l, ir2.l, ir.l).permute(2, 0, 1)
-            triples = [
-                (u, v, w)
-                for u in range(mul1)
-                for v in range(mul2)
-                for w in range(mul)
-                if path.mode == "uvw" or (u == w and (path.mode == "uvu" or u == v))
-            ]
-            for u, v, w in triples:
-                k, i, j = (
-                    slice(block.start + channel * dim, block.start + (channel + 1) * dim)
-                    for block, channel, dim in (
-                        (slices[path.out], w, ir.dim),
-                        (slices1[path.in1], u, ir1.dim),
-                        (slices2[path.in2], v, ir2.dim),
-                    )
-                )
-                maps[n if path.has_weight else 0, k, i, j] += coupling
-                n += path.has_weight
+        for n, (i, j, k), coupling in self.entries():
+            maps[0 if n is None else n + 1, k, i, j] += coupling.permute(2, 0, 1)
         return maps
 
     def multiply(

@@ -12,7 +12,12 @@ from equiv.so3 import (
     random_rotations,
     spherical_from_flat,
 )
-from equiv.tensor_products import channelwise_paths, from_e3nn, measured_coefficients, tensor_product
+from equiv.tensor_products import (
+    channelwise_paths,
+    from_e3nn,
+    measured_coefficients,
+    tensor_product,
+)
 
 CHANNELWISE = channelwise_paths("4x0e+4x1o", "0e+1o+2e", "0e+1o+2e")
 
@@ -271,6 +276,50 @@ def test_a_product_of_e3nn_goes_on_with_its_weights():
 
 
 def test_a_product_of_e3nn_in_another_mode_is_refused():
-    theirs = o3.TensorProduct("2x0e", "3x0e", "3x0e", [(0, 0, 0, "uvv", True)])
-    with pytest.raises(EquivError, match="mode uvv has no counterpart here; known are uvw"):
+    theirs = o3.TensorProduct("2x0e", "2x0e", "1x0e", [(0, 0, 0, "uvu<v", True)])
+    with pytest.raises(EquivError, match="mode uvu<v has no counterpart here; known are uvw"):
         from_e3nn(theirs)
+
+
+@pytest.mark.parametrize(
+    ("mode", "in1", "in2", "out", "paths"),
+    [
+        ("uvv", "2x0e+3x1o", "2x1o+4x2e", "2x1o+4x2e", [(0, 0, 0), (0, 1, 1)]),
+        ("uuw", "2x0e+3x1o", "3x1o+2x2e", "6x2e+4x1e", [(1, 0, 0), (0, 1, 0), (1, 0, 1)]),
+        ("uvuv", "2x0e+3x1o", "3x1o+2x2e", "9x2e+6x1o+9x1e", [(1, 0, 0), (1, 1, 1), (1, 0, 2)]),
+        ("uuu", "3x0e+3x1o", "3x1o+3x2e", "3x2e+3x1o+3x1e", [(1, 0, 0), (1, 1, 1), (1, 0, 2)]),
+    ],
+)
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_rarer_modes_are_those_of_e3nn(mode, in1, in2, out, paths, weighted):
+    weighted = weighted or mode == "uuw"
+    instructions = [(*path, mode, weighted) for path in paths]
+    with double_precision():
+        theirs = o3.TensorProduct(in1, in2, out, instructions)
+    ours = from_e3nn(theirs)
+    x1, x2, _ = inputs(ours, 3)
+    torch.testing.assert_close(ours(x1, x2), theirs(x1, x2), atol=1e-13, rtol=0)
+    dense = ours.dense_coefficients()
+    torch.testing.assert_close(measured_coefficients(ours).detach(), dense, atol=1e-14, rtol=0)
+    x1, x2 = x1.requires_grad_(), x2.requires_grad_()
+    assert torch.autograd.gradcheck(ours, (x1, x2), fast_mode=True)
+    assert torch.autograd.gradgradcheck(ours, (x1, x2), fast_mode=True)
+
+
+def test_blocks_of_rows_do_not_change_the_result_nor_its_gradients():
+    channels, rows = 64, 700  # many blocks
+    irreps = natural_irreps(2, channels)
+    ours = tensor_product(irreps, irreps, irreps, mode="uuu").double()
+    g = torch.Generator().manual_seed(0)
+    x, y = (
+        torch.randn(rows, irreps.dim, dtype=torch.float64, generator=g).requires_grad_()
+        for _ in range(2)
+    )
+    z = ours(x, y)
+    few = torch.cat([ours(x[n : n + 7], y[n : n + 7]) for n in range(0, rows, 7)])
+    torch.testing.assert_close(z, few, atol=1e-12, rtol=0)
+    seed = torch.randn(z.shape, dtype=torch.float64, generator=g)
+    at_once = torch.autograd.grad(z, [x, y, ours.weight], seed)
+    plain = torch.autograd.grad(few, [x, y, ours.weight], seed, create_graph=True)
+    for a, b in zip(at_once, plain, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=0)

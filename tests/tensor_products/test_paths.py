@@ -79,7 +79,7 @@ def test_components_have_unit_variance_at_birth(path_normalization):
         (Path(0, 0, 2, "uuu"), "mode uuu does not fit"),
         (Path(0, 0, 0, "uvw", has_weight=False), "mode uvw needs weights"),
         (Path(0, 0, 0, "uvw", path_weight=-1.0), "path_weight is a variance"),
-        (Path(0, 0, 0, "uvx"), "expected one of uvw, uvu, uuu, got 'uvx'"),  # pyright: ignore
+        (Path(0, 0, 0, "uvx"), "expected one of uvw, uvu, uvv, uuw, uuu, uvuv, got 'uvx'"),  # pyright: ignore
     ],
 )
 def test_a_path_that_cannot_be_is_refused(path, words):
@@ -104,7 +104,7 @@ def test_a_path_without_channels_fills_nothing():
 def test_misspelt_choices_are_refused():
     with pytest.raises(EquivError, match="irrep_normalization: expected one of component, norm"):
         tensor_product("0e", "0e", "0e", irrep_normalization="components")  # pyright: ignore
-    with pytest.raises(EquivError, match="mode: expected one of uvw, uvu, uuu, got 'uv'"):
+    with pytest.raises(EquivError, match="mode: expected one of uvw, uvu, uvv, uuw, uuu, uvuv, got 'uv'"):
         tensor_product("0e", "0e", "0e", mode="uv")  # pyright: ignore
     with pytest.raises(EquivError, match="irreps_in2: cannot read '1x'"):
         ReferenceTensorProduct("0e", "1x", "0e")
