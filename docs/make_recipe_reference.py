@@ -83,7 +83,7 @@ def table(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     """Return the keys of one section, sections inside it left out."""
     lines = ["| key | default | takes | meaning |", "|---|---|---|---|"]
     for key, entry in schema["properties"].items():
-        if "properties" in definitions.get(entry.get("$ref", "/").rsplit("/", 1)[1], {}):
+        if "properties" in referred(entry, definitions) and "anyOf" not in entry:
             continue
         needed = key in schema.get("required", [])
         default = "required" if needed else default_of(entry)
@@ -93,13 +93,20 @@ def table(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def referred(entry: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the section that a key holds, also where it may be null; empty if it holds none."""
+    references = [choice.get("$ref", "/") for choice in (entry, *entry.get("anyOf", []))]
+    named = [definitions.get(reference.rsplit("/", 1)[1], {}) for reference in references]
+    return next((section for section in named if "properties" in section), {})
+
+
 def sections(
     schema: dict[str, Any], definitions: dict[str, Any], path: str = ""
 ) -> list[tuple[str, dict[str, Any]]]:
     """Return every section of the schema with its dotted name, depth first."""
     found = []
     for key, entry in schema["properties"].items():
-        inner = definitions.get(entry.get("$ref", "/").rsplit("/", 1)[1], {})
+        inner = referred(entry, definitions)
         if "properties" in inner:
             name = f"{path}{key}"
             found += [(name, inner), *sections(inner, definitions, f"{name}.")]

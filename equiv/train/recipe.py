@@ -107,6 +107,26 @@ class DataRecipe(Section):
         return test
 
 
+class LongRangeRecipe(Section):
+    """The long-range term beside a short-range model, `equiv.models.LongRange`."""
+
+    charges: Literal["learned", "equilibrated", "fixed"] = Field(
+        default="learned", description="where the charges of the atoms come from"
+    )
+    fixed_charges: dict[str, Finite] | None = Field(
+        default=None, description="charges (e) by element for `fixed`, for example {Na: 1, Cl: -1}"
+    )
+    short_range: bool = Field(
+        default=False,
+        description="add the Coulomb energy within the cutoff too, instead of leaving it to the "
+        "short-range model",
+    )
+    dispersion: bool = Field(default=False, description="add a learned 1/r^6 attraction")
+    tolerance: float = Field(
+        default=1e-4, ge=1e-9, le=1e-2, description="relative error of the long-range forces"
+    )
+
+
 class MACERecipe(Section):
     """The constructor call of `equiv.models.MACE`; `auto` is measured on the training set."""
 
@@ -141,6 +161,9 @@ class MACERecipe(Section):
         description="tensor product of the convolution and of the product basis",
     )
     zbl: bool = Field(default=False, description="add the ZBL repulsion at short range")
+    long_range: LongRangeRecipe | None = Field(
+        default=None, description="electrostatics (and dispersion) beyond the cutoff"
+    )
     mean_neighbors: Literal["auto"] | Positive = Field(
         default="auto", description="normalisation of sums over neighbours"
     )
