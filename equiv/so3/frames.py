@@ -101,8 +101,7 @@ class WignerMatrices(ExactConstants):
             half = (
                 half[:, 0] * r[0, :, None] + half[:, 1] * r[1, :, None] + half[:, 2] * r[2, :, None]
             )
-            d = torch.matmul(
-                getattr(self, f"right_{l}"), half.reshape(n, 3 * m, rows)
-            )  # [c, c', rows]
-            matrices.append(d.permute(2, 0, 1).reshape(*lead, n, n))
+            d = getattr(self, f"right_{l}") @ half.reshape(n, 3 * m, rows)  # [c, c', rows]
+            # contiguous, or products with these matrices take them one by one
+            matrices.append(d.permute(2, 0, 1).contiguous().view(*lead, n, n))
         return matrices

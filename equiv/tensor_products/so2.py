@@ -242,36 +242,34 @@ class SO2TensorProduct(PathTensorProduct):
         """Every output term."""
         if self._turns:
             x = [frames[l].mT @ part if l else part for l, part in zip(self._l1, x, strict=True)]
-        weights = self._split_weights(weight, x)
+        weights = self._frame_weights(weight, x)
         z = self._mix(x, weights) if self.mode == "uvw" else self._scale(x, weights)
         if not self._turns:
             return z
         return [frames[l] @ part if l else part for l, part in zip(self._l3, z, strict=True)]
 
-    def _split_weights(
+    def _frame_weights(
         self, weight: Float[Tensor, "rows_or_1 weights"] | None, x: list[Tensor]
-    ) -> dict[tuple[int, int], Float[Tensor, "rows_or_1 path ..."]]:
-        """Weights of the paths of every pair of terms, 1 for a path without."""
+    ) -> dict[tuple[int, int], Float[Tensor, "rows_or_1 m ..."]]:
+        """Weights of the components in the frame, W_m, for every pair of terms."""
         sizes = [math.prod(shape) for shape in self.weight_shapes]
         parts = weight.split(sizes, dim=1) if weight is not None else []
         rows = weight.shape[0] if weight is not None else 1
-        return {
-            (i, o): torch.stack(
-                [
-                    parts[p]
-                    if self.instructions[p].has_weight
-                    else x[i].new_ones(rows, x[i].shape[2])
-                    for p in paths
-                ],
-                dim=1,
-            )
-            for (i, o), paths in self._pairs.items()
-        }
+        found = {}
+        for (i, o), paths in self._pairs.items():
+            own = [
+                parts[p] if self.instructions[p].has_weight else x[i].new_ones(rows, x[i].shape[2])
+                for p in paths
+            ]
+            coupling = getattr(self, f"coupling_{i}_{o}")
+            w = coupling @ torch.stack(own).flatten(1)  # one matrix product for all rows
+            found[i, o] = w.unflatten(1, own[0].shape).transpose(0, 1)
+        return found
 
     def _scale(
         self,
         x: list[Float[Tensor, "rows m u"]],
-        weights: dict[tuple[int, int], Float[Tensor, "rows_or_1 path u"]],
+        weights: dict[tuple[int, int], Float[Tensor, "rows_or_1 m u"]],
     ) -> list[Float[Tensor, "rows m u"]]:
         """Mode uvu in the frame: every channel by itself."""
         sums: list[dict[int, Tensor]] = [{} for _ in self._l3]  # by the highest m
@@ -279,7 +277,7 @@ class SO2TensorProduct(PathTensorProduct):
             l, low = self._l1[i], min(self._l1[i], self._l3[o])
             part = x[i][:, l - low : l + low + 1]
             part = part.flip(1) if self._odd[i, o] else part
-            part = (getattr(self, f"coupling_{i}_{o}") @ weight) * part
+            part = weight * part
             sums[o][low] = sums[o][low] + part if low in sums[o] else part
         return [self._nested(o, parts, x) for o, parts in enumerate(sums)]
 
@@ -301,13 +299,12 @@ class SO2TensorProduct(PathTensorProduct):
     def _mix(
         self,
         x: list[Float[Tensor, "rows m u"]],
-        weights: dict[tuple[int, int], Float[Tensor, "rows_or_1 path uw"]],
+        weights: dict[tuple[int, int], Float[Tensor, "rows_or_1 m uw"]],
     ) -> list[Float[Tensor, "rows m w"]]:
         """Mode uvw in the frame: one matrix product for each m."""
         u, w = ([mul for mul, _ in shape] for shape in (self._shapes[0], self._shapes[2]))
         matrices = {
-            (i, o): (getattr(self, f"coupling_{i}_{o}") @ weight).unflatten(2, (u[i], w[o]))
-            for (i, o), weight in weights.items()
+            (i, o): weight.unflatten(2, (u[i], w[o])) for (i, o), weight in weights.items()
         }  # [rows_or_1, m, u, w]
         zero = [x[0].new_zeros(x[0].shape[0], mul) for mul in w]
         columns = [dict.fromkeys(range(-l, l + 1), zero[o]) for o, l in enumerate(self._l3)]
