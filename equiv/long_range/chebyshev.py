@@ -29,7 +29,7 @@ def chebyshev_nodes(m: int) -> NDArray[np.float64]:
 def coefficients_from_values(values: ArrayLike, axis: int = 0) -> NDArray[np.float64]:
     """Chebyshev coefficients from values at :func:`chebyshev_nodes` along ``axis``; O(m log m)."""
     values = np.moveaxis(np.asarray(values, dtype=np.float64), axis, 0)
-    c = scipy.fft.dct(values[::-1], type=1, axis=0) / (len(values) - 1)
+    c = np.asarray(scipy.fft.dct(values[::-1], type=1, axis=0)) / (len(values) - 1)
     c[[0, -1]] /= 2
     return np.moveaxis(c, 0, axis)
 
@@ -38,17 +38,19 @@ def values_from_coefficients(coefficients: ArrayLike, axis: int = 0) -> NDArray[
     """Inverse of :func:`coefficients_from_values`."""
     c = np.moveaxis(np.array(coefficients, dtype=np.float64), axis, 0)
     c[1:-1] /= 2
-    return np.moveaxis(scipy.fft.dct(c, type=1, axis=0)[::-1], 0, axis)
+    return np.moveaxis(np.asarray(scipy.fft.dct(c, type=1, axis=0))[::-1], 0, axis)
 
 
 def chebyshev_polynomials(x: ArrayLike, m: int) -> NDArray[np.float64]:
     r""":math:`T_0(x) \dots T_{m-1}(x)` along a new last axis."""
-    return np.polynomial.chebyshev.chebvander(np.asarray(x, dtype=np.float64), m - 1)
+    t = np.polynomial.chebyshev.chebvander(np.asarray(x, dtype=np.float64), m - 1)
+    return np.asarray(t, dtype=np.float64)
 
 
 def derivative_coefficients(coefficients: ArrayLike, axis: int = 0) -> NDArray[np.float64]:
     """Coefficients of the derivative along ``axis``, one fewer."""
-    return np.polynomial.chebyshev.chebder(np.asarray(coefficients, dtype=np.float64), axis=axis)
+    c = np.asarray(coefficients, dtype=np.float64)
+    return np.asarray(np.polynomial.chebyshev.chebder(c, axis=axis), dtype=np.float64)
 
 
 def resolved_length(coefficients: ArrayLike, error: float, axis: int = 0) -> int:

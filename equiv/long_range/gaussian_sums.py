@@ -23,6 +23,7 @@ distances and refined until it is what was asked for.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import scipy.optimize
@@ -66,7 +67,8 @@ class GaussianSum:
     def support(self, error: float) -> float:
         r"""Distance beyond which :math:`|f| \le` ``error`` :math:`\cdot f(0)`, by bisection."""
         top = math.sqrt(math.log(1 / error)) / self.t[0]
-        return scipy.optimize.brentq(lambda r: float(self(r)) - error * self.w.sum(), 0.0, 2 * top)
+        limit = error * self.w.sum()
+        return _root(lambda r: float(self(r)) - limit, 0.0, 2 * top)
 
 
 def inverse_power(power: float, error: float, r_min: float, r_max: float) -> GaussianSum:
@@ -145,6 +147,10 @@ def erf_over_r(alpha: float, error: float, r_max: float) -> GaussianSum:
     return _refined(build, lambda r: erf(alpha * r) / r, 1.0, error, 1e-3 / alpha, r_max)
 
 
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    return float(cast(float, scipy.optimize.brentq(function, low, high)))
+
+
 def _check_range(error: float, r_min: float, r_max: float) -> None:
     if not 1e-13 <= error <= 0.1:
         raise EquivError(f"error: expected 1e-13 to 0.1, got {error}")
@@ -190,6 +196,4 @@ def trapezoidal_error(power: float, step: float) -> float:
 
 def trapezoidal_step(power: float, error: float) -> float:
     """The step ``h`` in log t whose :func:`trapezoidal_error` is ``error``."""
-    return scipy.optimize.brentq(
-        lambda h: math.log(trapezoidal_error(power, h) / error), 0.02, 12.0
-    )
+    return _root(lambda h: math.log(trapezoidal_error(power, h) / error), 0.02, 12.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -84,17 +85,23 @@ class ChebyshevTuckerFunction:
         probes = random.uniform(-1, 1, (500, 3))
         exact = _sampled(function, box, *probes.T)
         lengths = [17, 17, 17]
-        for strictness in 0.25 * 0.2 ** np.arange(6):
+        for strictness in 0.2 * 0.2 ** np.arange(6):
             lengths = [
                 _fibre_length(function, box, axis, lengths[axis], strictness * error, max_length)
                 for axis in range(3)
             ]
             values = _sampled_on_nodes(function, box, lengths)
             scale = max(np.abs(values).max(), np.abs(exact).max(), np.finfo(float).tiny)
-            result = cls(_decomposed(_transformed(values), strictness * error * scale), box)
-            if np.abs(result._evaluate_scaled(probes) - exact).max() <= error * scale:
+            aim = strictness * error * scale
+            coefficients = _transformed(values)
+            result = cls(_decomposed(coefficients, aim), box)
+            if np.abs(result._evaluate_scaled(probes) - exact).max() <= 0.6 * error * scale:
                 return result
-            lengths = [min(2 * m - 1, max_length) for m in lengths]
+            # Lines through the box may have missed where it is steepest.
+            lengths = [
+                m if resolved_length(coefficients, aim, axis) <= m - 3 else min(2 * m, max_length)
+                for axis, m in enumerate(lengths)
+            ]
         raise EquivError(
             f"function: not resolved to {error:g} with {lengths} coefficients; it is not smooth"
             " enough for polynomials - split off what is sharp, or raise max_length"
@@ -112,11 +119,12 @@ class ChebyshevTuckerFunction:
             error: of the decomposition relative to the largest value; the splines have their own.
             box: which the grid fills.
         """
-        values = np.asarray(values, dtype=np.float64)
+        sampled: Array = np.asarray(values, dtype=np.float64)
         for axis, m in enumerate(lengths):
-            spline = CubicSpline(_cell_centres(values.shape[axis]), values, axis=axis)
-            values = spline(chebyshev_nodes(m))
-        return cls(_decomposed(_transformed(values), error * np.abs(values).max()), box)
+            spline = CubicSpline(_cell_centres(sampled.shape[axis]), sampled, axis=axis)
+            sampled = np.asarray(spline(chebyshev_nodes(m)))
+        aim = error * float(np.abs(sampled).max())
+        return cls(_decomposed(_transformed(sampled), aim), box)
 
     @classmethod
     def from_canonical_grid(
@@ -177,6 +185,7 @@ class ChebyshevTuckerFunction:
             for part in np.array_split(np.arange(len(centers)), 1 + len(centers) // 1000)
         )
         scale = float(np.abs(exact).max())
+        lengths: list[int] = []
         for strictness in 0.1 * 0.2 ** np.arange(6):
             aim = strictness * error
             lengths = [_gaussian_length(kernel, edge, aim / len(kernel.w)) for edge in box]
@@ -310,8 +319,8 @@ def _fibre_length(
     function: Function, box: Box, axis: int, start: int, error: float, max_length: int
 ) -> int:
     """How many coefficients ``f`` needs along ``axis``, judged on lines through the box."""
-    others = np.random.default_rng(axis).uniform(-1, 1, (1, 12, 3))
-    others[0, 0] = 0.0
+    lines = np.random.default_rng(axis).uniform(-1, 1, (8, 3))
+    others = np.vstack([lines, np.zeros((1, 3)), np.array(list(product((-1, 1), repeat=3)))])[None]
     m = start
     while True:
         nodes = np.repeat(others, m, axis=0)
@@ -319,9 +328,14 @@ def _fibre_length(
         values = _sampled(function, box, *np.moveaxis(nodes, -1, 0))
         c = coefficients_from_values(values)
         needed = resolved_length(c, error * max(np.abs(values).max(), np.finfo(float).tiny))
-        if needed <= max(0.85 * m, m - 12) or m >= max_length:
+        if _decayed(needed, m) or m >= max_length:
             return min(max(needed + 2, 3), m)
         m = min(2 * m - 1, max_length)
+
+
+def _decayed(needed: int, m: int) -> bool:
+    """Whether the tail beyond ``needed`` of ``m`` coefficients is long enough to be believed."""
+    return needed <= max(0.85 * m, m - 12)
 
 
 def _transformed(values: Array) -> Array:

@@ -29,6 +29,7 @@ they are as smooth below 1 as the accuracy above 1 permits.
 """
 
 import functools
+from typing import Any, cast
 
 import numpy as np
 import scipy.optimize
@@ -168,9 +169,10 @@ def _append(x: Vector, p: float) -> Vector:
 def _reach(x: Vector, p: float, error: float) -> float:
     """D: where ``e`` passes ``-error`` for good."""
     last = _extrema(x, p)[-1]
-    return scipy.optimize.brentq(
+    root = scipy.optimize.brentq(
         lambda r: _errors(x, np.array([r]), p)[0][0] + error, last, 50 * last
     )
+    return float(cast(float, root))
 
 
 def _descend(x: Vector, p: float, error: float) -> Vector:
@@ -179,7 +181,8 @@ def _descend(x: Vector, p: float, error: float) -> Vector:
     path = [(at, x)]
     while at - target > 1e-12:
         new = max(at - step, target)
-        guess = BarycentricInterpolator(*zip(*path[-4:], strict=True))(new)
+        known, sums = zip(*path[-4:], strict=True)
+        guess = np.asarray(BarycentricInterpolator(known, np.array(sums))(new))
         try:
             x = _newton(guess, p, float(np.exp(new)))
             at, step = new, 1.2 * step
@@ -208,7 +211,7 @@ def _seed() -> Vector:
     def jacobian(x: Vector) -> NDArray[np.float64]:
         return np.vstack([_errors(x, r, p)[1], heavy * _touching(x, p)[1]])
 
-    x = scipy.optimize.least_squares(residuals, x, jacobian, method="lm").x
+    x = scipy.optimize.least_squares(residuals, x, cast(Any, jacobian), method="lm").x
     ripple = float(np.median(np.abs(_errors(x, _extrema(x, p), p)[0])))
     x = _newton(x, p, ripple)
     for between in np.geomspace(ripple, _COARSE, 12)[1:]:
