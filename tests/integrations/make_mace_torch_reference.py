@@ -11,10 +11,15 @@ Every model has random weights from a fixed seed; nothing here is trained or dow
 ``reference/mace_torch_<name>.safetensors`` holds the state dict (the coupling tensors, which are
 mostly zeros, as flat indices and values), the structures and mace-torch's float64 results. The
 constructor arguments are in its header as JSON.
+
+Each ``reference/file_<name>.model.xz`` is a whole model as ``torch.save`` writes it, a pickle,
+compressed because most of it is repetitive; ``file_<name>.safetensors`` has the results.
 """
 
+import io
 import json
 import logging
+import lzma
 import os
 import sys
 import warnings
@@ -59,6 +64,42 @@ MODELS: dict[str, dict] = {
     "four_body": dict(hidden="4x0e+4x1o", max_ell=1, correlation=4, num_polynomial_cutoff=5),
     "repulsion": dict(
         hidden="4x0e", max_ell=1, correlation=2, num_polynomial_cutoff=6, pair_repulsion=True
+    ),
+}
+
+# Whole files, as small as mace-torch makes them; together they reach the other branches.
+MODEL_FILES: dict[str, dict] = {
+    "heads": dict(hidden_irreps="2x0e+2x1o", heads=["low", "high"], model="MACE", gate="tanh"),
+    "density": dict(
+        interaction_cls_first="RealAgnosticDensityInteractionBlock",
+        interaction_cls="RealAgnosticDensityResidualInteractionBlock",
+        distance_transform="Agnesi",
+        radial_type="gaussian",
+        pair_repulsion=True,
+        hidden_irreps="3x0e+3x1o",
+        keep_last_layer_irreps=True,
+        use_reduced_cg=True,
+    ),
+    "gated": dict(
+        interaction_cls_first="RealAgnosticResidualNonLinearInteractionBlock",
+        interaction_cls="RealAgnosticResidualNonLinearInteractionBlock",
+        distance_transform="Soft",
+        hidden_irreps="3x0e+3x1o",
+        edge_irreps="2x0e+1x1o",
+        use_edge_irreps_first=True,
+        apply_cutoff=False,
+        use_agnostic_product=True,
+        use_last_readout_only=True,
+        readout_cls="NonLinearBiasReadoutBlock",
+        heads=["low", "high"],
+    ),
+    "single": dict(
+        interaction_cls_first="RealAgnosticResidualInteractionBlock",
+        radial_type="chebyshev",
+        distance_transform="Agnesi",
+        hidden_irreps="2x0e",
+        gate="abs",
+        dtype="float32",
     ),
 }
 
@@ -137,10 +178,14 @@ def build(seed: int, choice: dict) -> tuple[torch.nn.Module, dict]:
     }
 
 
-def evaluate(model: torch.nn.Module, atoms: ase.Atoms, cutoff: float) -> dict[str, torch.Tensor]:
+def evaluate(
+    model: torch.nn.Module, atoms: ase.Atoms, cutoff: float, head: str = "Default"
+) -> dict[str, torch.Tensor]:
     table = tools.AtomicNumberTable(ELEMENTS)
+    configuration = data.config_from_atoms(atoms.copy())
+    configuration.head = head
     graph = data.AtomicData.from_config(
-        data.config_from_atoms(atoms.copy()), z_table=table, cutoff=cutoff
+        configuration, z_table=table, cutoff=cutoff, heads=list(model.heads)
     )
     loader = torch_geometric.dataloader.DataLoader([graph], batch_size=1, shuffle=False)
     batch = next(iter(loader)).to_dict()
@@ -187,6 +232,67 @@ def write(name: str, seed: int, choice: dict) -> Path:
     return path
 
 
+def write_file(name: str, seed: int, choice: dict) -> list[Path]:
+    """A whole model, and what it predicts for its last head."""
+    choice = dict(choice)
+    kind, dtype = choice.pop("model", "ScaleShiftMACE"), choice.pop("dtype", "float64")
+    torch.set_default_dtype(getattr(torch, dtype))
+    heads = choice.get("heads", ["Default"])
+    energies = np.array(
+        [[REFERENCE_ENERGIES[z] + 0.1 * h for z in ELEMENTS] for h in range(len(heads))]
+    )
+    options = {
+        "r_max": 3.5,
+        "num_bessel": 4,
+        "num_polynomial_cutoff": 5,
+        "max_ell": 1,
+        "num_interactions": 2,
+        "num_elements": len(ELEMENTS),
+        "MLP_irreps": "2x0e",
+        "atomic_energies": energies if len(heads) > 1 else energies[0],
+        "avg_num_neighbors": 1.7,
+        "atomic_numbers": ELEMENTS,
+        "correlation": 2,
+        "radial_MLP": [4],
+        "interaction_cls_first": "RealAgnosticInteractionBlock",
+        "interaction_cls": "RealAgnosticResidualInteractionBlock",
+        "gate": "silu",
+        "use_reduced_cg": False,
+        **choice,
+    }
+    for key in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
+        if key in options:
+            options[key] = o3.Irreps(options[key])
+    for key in ("interaction_cls_first", "interaction_cls"):
+        options[key] = modules.interaction_classes[options[key]]
+    if "readout_cls" in options:
+        options["readout_cls"] = modules.readout_classes[options["readout_cls"]]
+    options["gate"] = modules.gate_dict[options["gate"]]
+    if kind == "ScaleShiftMACE":
+        several = len(heads) > 1
+        options["atomic_inter_scale"] = [3.83, 2.71] if several else 3.83
+        options["atomic_inter_shift"] = [-0.19, 0.23] if several else -0.19
+    torch.manual_seed(seed)
+    model = getattr(modules, kind)(**options)
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases, norms and the like are not zero and one
+            if parameter.requires_grad and parameter.dim() <= 1 and parameter.numel() < 100:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    path = HERE / "reference" / f"file_{name}.model.xz"
+    path.write_bytes(lzma.compress(buffer.getvalue(), preset=9 | lzma.PRESET_EXTREME))
+    torch.set_default_dtype(torch.float64)
+    model.double()
+    tensors = {}
+    for label, atoms in structures().items():
+        for key, value in evaluate(model, atoms, 3.5, heads[-1]).items():
+            tensors[f"result/{label}/{key}"] = value.contiguous().clone()
+    results = HERE / "reference" / f"file_{name}.safetensors"
+    save_file(tensors, results, metadata={"head": heads[-1]})
+    return [path, results]
+
+
 def main() -> int:
     logging.disable(logging.WARNING)
     torch.set_default_dtype(torch.float64)
@@ -195,6 +301,10 @@ def main() -> int:
         path = write(name, seed, choice)
         total += path.stat().st_size
         print(f"{path.name:48s} {path.stat().st_size / 1e3:8.1f} kB")
+    for seed, (name, choice) in enumerate(MODEL_FILES.items()):
+        for path in write_file(name, seed, choice):
+            total += path.stat().st_size
+            print(f"{path.name:48s} {path.stat().st_size / 1e3:8.1f} kB")
     print(f"{'together':48s} {total / 1e3:8.1f} kB")
     return 0
 

@@ -57,7 +57,7 @@ _ADMITTED: dict[str, frozenset[str]] = {
 # What other models are made of, and what to do with them.
 _OTHER = (
     (
-        "cuequivariance",
+        "cuequivariance_torch",
         "it holds modules of cuEquivariance (trained with --only_cueq); write it without them, "
         "with mace-torch's `mace_cueq_to_e3nn`, and convert the result",
     ),
@@ -87,6 +87,7 @@ _OTHER = (
         "mace.calculators",
         "it was exported for LAMMPS; give the .model file it was made from",
     ),
+    ("cuequivariance", "it holds objects of cuEquivariance; write it with `mace_cueq_to_e3nn`"),
     (
         "mace",
         "{name} (of {module}) has no counterpart here; the model is not converted",
@@ -107,7 +108,7 @@ def admits(named: Global) -> bool:
     if named.name in _ADMITTED.get(named.module, ()):
         return True
     for package, words in _OTHER:
-        if named.module == package or named.module.startswith(f"{package}."):
+        if f"{named.module}.".startswith(f"{package}."):
             raise ModelFileError(words.format(name=named.name[:60], module=named.module[:60]))
     return False
 

@@ -125,17 +125,17 @@ class TorchFile:
     def _check(self) -> None:
         """Members are stored as they are and fill no more than the file: no zip bomb."""
         members = self.file.infolist()
-        if any(info.compress_type != zipfile.ZIP_STORED for info in members):
-            raise ModelFileError("its members are compressed, as torch.save never does")
-        size = os.stat(self.path).st_size
-        if len(members) > MAX_MEMBERS or sum(info.file_size for info in members) > size:
-            raise ModelFileError("its members claim more bytes than the file has; it is refused")
         names = {info.filename for info in members}
         if f"{self.root}/constants.pkl" in names or any("/code/" in name for name in names):
             raise ModelFileError(
                 "this is a compiled model (TorchScript: code, no weights to convert); give the "
                 ".model file without `_compiled` or `-lammps` that mace-torch wrote beside it"
             )
+        if any(info.compress_type != zipfile.ZIP_STORED for info in members):
+            raise ModelFileError("its members are compressed, as torch.save never does")
+        size = os.stat(self.path).st_size
+        if len(members) > MAX_MEMBERS or sum(info.file_size for info in members) > size:
+            raise ModelFileError("its members claim more bytes than the file has; it is refused")
         if f"{self.root}/byteorder" in names and self._member("byteorder", 100) != b"little":
             raise ModelFileError("it was written on a big-endian machine, which is not supported")
 
