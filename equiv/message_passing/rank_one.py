@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from equiv.constants import ExactConstants
 from equiv.graph.blocks import NeighborBlocks
+from equiv.message_passing.pair_form import PairForm
+from equiv.message_passing.pair_kernels import Path
 from equiv.nn.linear import degree_sizes
 from equiv.so3 import gaunt_coefficient, wigner_3j
 from equiv.so3.recoupling import wigner_6j
@@ -31,16 +34,17 @@ class RankOneConvolution(ExactConstants):
     there is only :math:`C`, and the map is the same.
 
     Because :math:`B` does not depend on the channel, the sum over :math:`l_2` is one matrix product
-    per edge for all channels. Where the product is defined by points on a sphere or by matrices,
-    the sum over these is part of the constants. A sum over neighbours is one batched matrix product
-    for each degree :math:`l_3`; messages have one block of channels per degree, not one per path.
+    per pair of atoms for all channels. Where the product is defined by points on a sphere or by
+    matrices, the sum over these is part of the constants. What remains is a map from degree
+    :math:`l_1` to degree :math:`l_3` on every edge, summed over neighbours as in the
+    Clebsch-Gordan convolution; messages have one block of channels per degree, not one per path.
 
     Constants are scaled so that messages of one edge have unit variance for independent features
     and weights of unit variance.
 
     Rotations and reflections act on the :math:`lm` axes; permuting neighbours changes nothing.
 
-    Cost per edge and channel, in multiply-adds: :math:`(L_1+1)^2 (L_3+1)^2`; per edge
+    Cost per edge and channel, in multiply-adds: :math:`(L_1+1)^2 (L_3+1)^2`; per pair of atoms
     :math:`(L_1+1)^2 (L_2+1)^2 (L_3+1)^2`.
 
     Args:
@@ -57,35 +61,49 @@ class RankOneConvolution(ExactConstants):
         super().__init__()
         self.degree_in, self.edge_degree, self.degree_out = degree_in, edge_degree, degree_out
         self.channels = channels
-        if not degree_in:
-            return
-        # [(t, lm of the edge), (l3; lm of the sender, m3)]
-        coupling = torch.zeros(
-            self.terms,
-            (edge_degree + 1) ** 2,
-            (degree_in + 1) ** 2,
-            (degree_out + 1) ** 2,
-            dtype=torch.float64,
-        )
-        for l3 in range(degree_out + 1):
-            paths = [
-                (t, l1, l2, self.coupling(t, l1, l2, l3))
-                for l1 in range(degree_in + 1)
-                for l2 in range(edge_degree + 1)
-                if abs(l1 - l2) <= l3 <= l1 + l2 and (l1 + l2 + l3) % 2 == 0
-                for t in range(self.terms)
-            ]
-            scaled = [
-                (t, l1, l2, k / math.sqrt((2 * l1 + 1) * (2 * l2 + 1))) for t, l1, l2, k in paths
-            ]
-            variance = sum(k * k for *_, k in scaled) / (2 * l3 + 1)
-            for t, l1, l2, k in scaled:
-                block = k / math.sqrt(variance) * wigner_3j(l1, l2, l3).permute(1, 0, 2)
-                i, j, m = (slice(l * l, (l + 1) ** 2) for l in (l1, l2, l3))
-                coupling[t, j, i, m] = block
-        columns = [part.flatten(2) for part in coupling.split(degree_sizes(degree_out), dim=3)]
-        self.register_constant("couplings", torch.cat(columns, dim=2).flatten(0, 1))
+        # One map from the sender's degree to the message's for each pair of the two.
+        self.paths = [(l1, l3) for l1 in range(degree_in + 1) for l3 in range(degree_out + 1)]
+        scale = [self._scale(l3) for l3 in range(degree_out + 1)]
+        blocks = []
+        for l1, l3 in self.paths:
+            block = torch.zeros(
+                self.terms, (edge_degree + 1) ** 2, 2 * l1 + 1, 2 * l3 + 1, dtype=torch.float64
+            )
+            for l2 in self._edge_degrees(l1, l3):
+                w = wigner_3j(l1, l2, l3).permute(1, 0, 2)
+                for t in range(self.terms):
+                    factor = scale[l3] * self._balanced(t, l1, l2, l3)
+                    block[t, l2**2 : (l2 + 1) ** 2] = factor * w
+            blocks.append(block.flatten(0, 1).flatten(1))
+        self.register_constant("couplings", torch.cat(blocks, dim=1))
         self.couplings: Tensor
+        senders = degree_in + 1  # messages of a degree lie by component, then sender's degree
+        self.form = PairForm(
+            tuple(
+                Path(l1**2, 2 * l1 + 1, senders * l3**2 + l1, senders, 2 * l3 + 1, (l1 + l3) % 2)
+                for l1, l3 in self.paths
+            ),
+            (degree_in + 1) ** 2,
+            senders * (degree_out + 1) ** 2,
+        )
+
+    def _edge_degrees(self, l1: int, l3: int) -> range:
+        return range(abs(l1 - l3), min(l1 + l3, self.edge_degree) + 1, 2)
+
+    def _balanced(self, term: int, l1: int, l2: int, l3: int) -> float:
+        """The coupling for components of unit variance; scalar senders know one coupling only."""
+        if not self.degree_in:
+            return float(term == 0)
+        return self.coupling(term, l1, l2, l3) / math.sqrt((2 * l1 + 1) * (2 * l2 + 1))
+
+    def _scale(self, l3: int) -> float:
+        variance = sum(
+            self._balanced(t, l1, l2, l3) ** 2 / (2 * l3 + 1)
+            for l1 in range(self.degree_in + 1)
+            for l2 in self._edge_degrees(l1, l3)
+            for t in range(self.terms)
+        )
+        return 1 / math.sqrt(variance) if variance else 0.0
 
     @abstractmethod
     def coupling(self, term: int, l1: int, l2: int, l3: int) -> float:
@@ -116,33 +134,47 @@ class RankOneConvolution(ExactConstants):
         neighbors: NeighborBlocks,
     ) -> list[Float[Tensor, "rows m channels"]]:
         """Messages of every degree; harmonics and weights are those of the pairs' first atoms."""
-        blocks, width = neighbors.pair.shape
-        sent = neighbors.gather(features)
-        if not self.degree_in:
-            parts = neighbors.directed(harmonics).split(degree_sizes(self.edge_degree), dim=-1)
-            radial = neighbors.from_pairs(weights).unflatten(-1, (-1, self.channels)).unbind(2)
-            messages = [
-                y.transpose(1, 2) @ (sent.squeeze(2) * c)
-                for y, c in zip(parts, radial, strict=False)
+        c, a, b = self._split(weights)
+        edges = [harmonics * _of_components(b_t) if self.degree_in else harmonics for b_t in b]
+        radial = (a.unsqueeze(2) * c.unsqueeze(1)).flatten(1, 2)  # [pairs, paths, channels]
+        if self.form.usable(features, neighbors):
+            maps = torch.cat(edges, dim=-1) @ self.couplings
+            messages = self.form.messages(features, maps, radial, neighbors)
+            sizes = [(self.degree_in + 1) * d for d in degree_sizes(self.degree_out)]
+            return [
+                part.unflatten(1, (-1, self.degree_in + 1)).sum(2)
+                for part in messages.split(sizes, dim=1)
             ]
-            return [neighbors.total(m) for m in messages]
-        c, a, b = weights.split(self._sizes(), dim=-1)
-        edges = [
-            neighbors.directed(harmonics * _of_components(b_t))
-            for b_t in b.chunk(self.terms, dim=-1)
-        ]
-        maps = (torch.cat(edges, dim=-1) @ self.couplings).split(
-            [(self.degree_in + 1) ** 2 * d for d in degree_sizes(self.degree_out)], dim=-1
-        )
-        a = neighbors.from_pairs(a).unflatten(-1, (-1, 1, self.channels)).unbind(2)
-        parts = sent.split(degree_sizes(self.degree_in), dim=2)
-        sent = torch.cat([x * a_l for x, a_l in zip(parts, a, strict=True)], dim=2)
-        radial = neighbors.from_pairs(c).unflatten(-1, (-1, 1, self.channels)).unbind(2)
-        messages = []
-        for l, (c_l, y_l) in enumerate(zip(radial, maps, strict=True)):
-            y_l = y_l.reshape(blocks, width * (self.degree_in + 1) ** 2, 2 * l + 1)
-            messages.append(y_l.transpose(1, 2) @ (sent * c_l).flatten(1, 2))
-        return [neighbors.total(m) for m in messages]
+        return self._batched(features, edges, radial, neighbors)
+
+    def _split(
+        self, weights: Float[Tensor, "pairs weights"]
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        """C and A ``[pairs, degrees, channels]``, and B of every term ``[pairs, degrees]``."""
+        c, *rest = weights.split(self._sizes(), dim=-1)
+        c = c.unflatten(-1, (-1, self.channels))
+        if not rest:
+            return c, c.new_ones(1, 1, 1), [c] * self.terms
+        return c, rest[0].unflatten(-1, (-1, self.channels)), rest[1].chunk(self.terms, dim=-1)
+
+    def _batched(
+        self,
+        features: Tensor,
+        edges: Sequence[Tensor],
+        radial: Tensor,
+        neighbors: NeighborBlocks,
+    ) -> list[Tensor]:
+        """One batched matrix product over a receiver's neighbours for each pair of degrees."""
+        blocks, width = neighbors.pair.shape
+        maps = torch.cat([neighbors.directed(y) for y in edges], dim=-1) @ self.couplings
+        maps = maps.split([(2 * l1 + 1) * (2 * l3 + 1) for l1, l3 in self.paths], dim=-1)
+        sent = neighbors.gather(features).split(degree_sizes(self.degree_in), dim=-2)
+        weights = neighbors.from_pairs(radial).unsqueeze(3).unbind(2)
+        messages: list[list[Tensor]] = [[] for _ in range(self.degree_out + 1)]
+        for (l1, l3), y, r in zip(self.paths, maps, weights, strict=True):
+            y = y.reshape(blocks, width * (2 * l1 + 1), 2 * l3 + 1)
+            messages[l3].append(y.transpose(1, 2) @ (sent[l1] * r).flatten(1, 2))
+        return [neighbors.total(sum(rest, first)) for first, *rest in messages]
 
     def extra_repr(self) -> str:
         return (

@@ -26,17 +26,14 @@ class SO2Convolution(ClebschGordanConvolution):
 
     In a frame whose polar axis is the edge, :math:`Q_{ij}\, e_y = \hat r_{ij}`, the harmonics of
     the edge have the component :math:`m_2 = 0` only, and a path :math:`p = (l_1, l_2, l_3)` couples
-    :math:`m` to :math:`m`. The features are turned into the frame, multiplied by numbers, and
-    turned back while they are summed over the neighbours. One frame serves an edge and its reverse:
-    the two differ by an inversion, under which degree :math:`l` gets the sign :math:`(-1)^l`.
+    :math:`m` to :math:`m`. One frame serves a pair of atoms in both directions: the two differ by
+    an inversion, which multiplies a path by :math:`(-1)^{l_2}`.
 
-    Messages are kept for every path, so the sum costs what it does in the Clebsch-Gordan form, and
-    the rotations come on top; what is saved are the couplings :math:`(2l_1+1)(2l_2+1)(2l_3+1)` of
-    each path and edge, which grow faster with the degree. Scalar senders need no frame: then this
-    is :class:`ClebschGordanConvolution`.
-
-    Cost per edge and channel, in multiply-adds: :math:`\sum_{l_1} (2l_1+1)^2 + \sum_p
-    (2\min(l_1, l_3)+1)(2l_3+2)`.
+    Messages are kept for every path, as the map demands, so features need not be turned: the
+    product :math:`D \kappa D^\mathsf{T}` of each pair of atoms is what the harmonics and the
+    couplings give in the Clebsch-Gordan form, and all else is the same. It takes
+    :math:`2 \min(l_1, l_3) + 1` multiply-adds for each element instead of :math:`(L_2+1)^2`; the
+    Wigner matrices come on top. Scalar senders need no frame.
 
     Args:
         degree_in: highest degree of the senders' features.
@@ -85,22 +82,37 @@ class SO2Convolution(ClebschGordanConvolution):
         """Messages of every degree; harmonics and weights are those of the pairs' first atoms."""
         if not self.degree_in:
             return super().forward(features, harmonics, weights, neighbors)
+        weights = weights.unflatten(-1, (-1, self.channels))
+        maps = self._maps(harmonics)
+        if self.form.usable(features, neighbors):
+            return self._by_degree(self.form.messages(features, maps, weights, neighbors))
         blocks, width = neighbors.pair.shape
-        sign = neighbors.sign.to(features.dtype)[:, :, None, None]
-        frames = [
-            neighbors.from_pairs(d) * (sign if l % 2 else 1.0)
-            for l, d in enumerate(self.wigner(edge_rotations(harmonics[:, 1:4])))
-        ]
+        sign = neighbors.sign.to(maps.dtype).unsqueeze(-1)
+        sizes = [(2 * l1 + 1) * (2 * l3 + 1) for l1, _, l3 in self.paths]
         sent = neighbors.gather(features).split(degree_sizes(self.degree_in), dim=-2)
-        sent = [d.mT @ x for d, x in zip(frames, sent, strict=False)]
-        radial = neighbors.from_pairs(weights.unflatten(-1, (-1, self.channels)))
-        radial = radial.split([len(degrees) for *_, degrees in self._groups], dim=2)
+        radial = neighbors.from_pairs(weights).unsqueeze(3).unbind(2)
         messages: list[list[Tensor]] = [[] for _ in range(self.degree_out + 1)]
-        for (l1, l3, _), r in zip(self._groups, radial, strict=True):
-            low = min(l1, l3)
-            x = sent[l1][:, :, l1 - low : l1 + low + 1, None] * r.unsqueeze(2)
-            x = x * getattr(self, f"kappa_{l1}_{l3}").unsqueeze(-1)  # [.., m, path, channel]
-            d = frames[l3][..., l3 - low : l3 + low + 1].transpose(1, 2)  # [block, m3, slot, m]
-            d = d.reshape(blocks, 2 * l3 + 1, width * (2 * low + 1))
-            messages[l3].append(d @ x.flatten(3).flatten(1, 2))
+        of_paths = neighbors.from_pairs(maps).split(sizes, dim=-1)
+        for (l1, l2, l3), y, r in zip(self.paths, of_paths, radial, strict=True):
+            y = y * sign if l2 % 2 else y
+            y = y.reshape(blocks, width * (2 * l1 + 1), 2 * l3 + 1)
+            messages[l3].append(y.transpose(1, 2) @ (sent[l1] * r).flatten(1, 2))
         return [neighbors.total(torch.cat(parts, dim=-1)) for parts in messages]
+
+    def _maps(self, harmonics: Float[Tensor, "pairs lm_edge"]) -> Float[Tensor, "pairs couplings"]:
+        """The matrices from sender to message of all paths, one after the other."""
+        frames = self.wigner(edge_rotations(harmonics[:, 1:4]))
+        maps = []
+        for l1, l3, _ in self._groups:
+            low = min(l1, l3)
+            left, right = (frames[l][:, None, :, l - low : l + low + 1] for l in (l1, l3))
+            kappa = getattr(self, f"kappa_{l1}_{l3}").T.unsqueeze(1)  # [path, 1, m]
+            maps.append(((left * kappa) @ right.mT).flatten(1))
+        return torch.cat(maps, dim=1)
+
+    def _by_degree(self, messages: Float[Tensor, "rows out channels"]) -> list[Tensor]:
+        sizes = [(2 * l + 1) * n for l, n in enumerate(self._ends())]
+        return [
+            part.unflatten(1, (2 * l + 1, -1)).flatten(2)
+            for l, part in enumerate(messages.split(sizes, dim=1))
+        ]

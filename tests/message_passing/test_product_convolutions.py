@@ -1,10 +1,12 @@
 import math
+import shutil
 
 import pytest
 import torch
 
 from equiv.errors import EquivError
 from equiv.graph.blocks import neighbor_blocks
+from equiv.message_passing import pair_form
 from equiv.message_passing.choice import CONVOLUTIONS
 from equiv.message_passing.convolution import ClebschGordanConvolution
 from equiv.message_passing.rank_one import (
@@ -99,17 +101,29 @@ def test_blocks_give_the_messages_of_the_definition(kind, degrees):
 
 
 def test_gaunt_messages_are_integrals_of_three_harmonics():
-    layer = GauntConvolution(2, 3, 2, channels=1)
-    blocks = layer.couplings.split([9 * (2 * l + 1) for l in range(3)], dim=1)
-    ours = torch.cat([b.view(16, 9, -1) for b in blocks], dim=2).double()
+    layer = GauntConvolution(2, 3, 2, channels=1).double()
+    sizes = [(2 * l1 + 1) * (2 * l3 + 1) for l1, l3 in layer.paths]
     g = gaunt_coefficients(3, 2, 2)
-    for l1 in range(3):
+    for (l1, l3), map_ in zip(layer.paths, layer.couplings.split(sizes, dim=1), strict=True):
         for l2 in range(4):
-            for l3 in range(3):
-                part = (slice(l2**2, (l2 + 1) ** 2), slice(l1**2, (l1 + 1) ** 2),
-                        slice(l3**2, (l3 + 1) ** 2))  # fmt: skip
-                a, b = ours[part], g[part]
-                torch.testing.assert_close(a * b.norm(), b * a.norm(), atol=1e-6, rtol=0)
+            j, i, m = (slice(l**2, (l + 1) ** 2) for l in (l2, l1, l3))
+            ours, integrals = map_.view(16, 2 * l1 + 1, -1)[j], g[j, i, m]
+            left, right = ours * integrals.norm(), integrals * ours.norm()
+            torch.testing.assert_close(left, right, atol=1e-13, rtol=0)
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler (g++ or clang++)"
+)
+@pytest.mark.parametrize("name", [n for n, k in CONVOLUTIONS.items() if n != "clebsch_gordan"])
+def test_kernels_and_matrix_products_give_the_same_messages(name, monkeypatch):
+    layer = CONVOLUTIONS[name](1, 2, 2, channels=3).double()
+    given, _ = inputs(layer, 1, 2)
+    expected = layer(*given)
+    monkeypatch.setattr(pair_form, "LEAST_WORK", 0)
+    assert layer.form.usable(given[0], given[3])
+    for ours, theirs in zip(layer(*given), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-13, rtol=0)
 
 
 @pytest.mark.parametrize("name", [n for n, k in CONVOLUTIONS.items() if n != "clebsch_gordan"])

@@ -78,7 +78,10 @@ def test_powers_of_matrices_are_powers_of_matrices():
     x = features(2, 16, 3)
     e = torch.cat([math.sqrt(2 * l + 1) * wigner_3j(2, 2, l) for l in range(4)], dim=2)
     scaled = (
-        x / torch.tensor([2 * l + 1 for l in range(4) for _ in range(2 * l + 1)]).double().sqrt()[:, None]
+        x
+        / torch.tensor([2 * l + 1 for l in range(4) for _ in range(2 * l + 1)])
+        .double()
+        .sqrt()[:, None]
     )
     matrix = torch.einsum("abm,nmc->ncab", e, scaled)
     for power, ours in enumerate(product.powers(x), start=2):
