@@ -1,6 +1,7 @@
 """Many-body products: symmetric powers of an atom's features, weighted by its element."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -107,7 +108,8 @@ class ManyBodyProduct(nn.Module):
         self, x: Float[Tensor, "atoms lm channels"], counts: Sequence[int]
     ) -> Float[Tensor, "atoms lm_out channels"]:
         """Products for atoms sorted by element, ``counts`` atoms of each."""
-        return self._evaluation(x, [p.coefficients() for p in self.polynomials], counts)
+        polynomials = cast(Sequence[SymmetricPolynomial], self.polynomials)
+        return self._evaluation(x, [p.coefficients() for p in polynomials], counts)
 
 
 class _Evaluation(ExactConstants):
