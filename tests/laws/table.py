@@ -13,6 +13,14 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equiv.graph.blocks import neighbor_blocks
+from equiv.long_range.charges import (
+    EquilibratedCharges,
+    FixedCharges,
+    LearnedCharges,
+    LearnedCoefficients,
+)
+from equiv.long_range.direct_sum import DirectSum
+from equiv.long_range.equilibration import ChargeEquilibration
 from equiv.message_passing.attentive_interaction import AttentiveInteraction
 from equiv.message_passing.convolution import ClebschGordanConvolution
 from equiv.message_passing.directed_convolution import DirectedConvolution
@@ -122,6 +130,49 @@ class Harmonics(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         return spherical_harmonics(self.l_max, vectors, normalize=self.normalize)
+
+
+CHARGED = {  # two structures of finite extent
+    "species": torch.randint(2, (ATOMS,), generator=torch.Generator().manual_seed(6)),
+    "batch": torch.tensor([0, 0, 0, 0, 1, 1, 1]),
+    "pbc": torch.zeros(2, 3, dtype=torch.bool),
+}
+
+
+def charge_inputs(*, features: bool, positions: bool) -> Callable:
+    def inputs(g: torch.Generator) -> list[Tensor]:
+        return [
+            *([torch.randn(ATOMS, 6, generator=g, dtype=torch.float64)] if features else []),
+            torch.randn(2, generator=g, dtype=torch.float64),
+            *([5 * torch.randn(ATOMS, 3, generator=g, dtype=torch.float64)] if positions else []),
+        ]
+
+    return inputs
+
+
+def charges_of(layer: nn.Module, *inputs: Tensor) -> list[Tensor]:
+    """Of a model of charges, from [features,] total charge [and positions]."""
+    total = next(x for x in inputs if x.shape == (2,))
+    features = next((x for x in inputs if x.shape == (ATOMS, 6)), total)
+    positions = next((x for x in inputs if x.shape == (ATOMS, 3)), total)
+    result = layer(
+        features,
+        CHARGED["species"],
+        total,
+        positions,
+        total.new_zeros(2, 3, 3),
+        CHARGED["pbc"],
+        CHARGED["batch"],
+    )
+    if isinstance(layer, EquilibratedCharges):
+        return [result.charges, result.energies]
+    return [result.charges]
+
+
+def equilibrated(layer: nn.Module, chi: Tensor, total: Tensor, positions: Tensor) -> Tensor:
+    hardnesses = 20 + 4 * torch.cos(chi)
+    cell = total.new_zeros(2, 3, 3)
+    return layer(chi, hardnesses, total, positions, cell, CHARGED["pbc"], CHARGED["batch"])
 
 
 def normal(*shape: int) -> Callable[[torch.Generator], list[Tensor]]:
@@ -523,6 +574,58 @@ LAYERS = [
     ),
     so2_product("uvu"),
     so2_product("uvw"),
+    Layer(
+        "FixedCharges",
+        FixedCharges,
+        lambda: FixedCharges(torch.randn(2), trainable=True),
+        charge_inputs(features=False, positions=False),
+        [None],
+        None,
+        call=charges_of,
+    ),
+    Layer(
+        "LearnedCharges",
+        LearnedCharges,
+        lambda: LearnedCharges(6, 2, hidden=4),
+        charge_inputs(features=True, positions=False),
+        [None, None],
+        None,
+        call=charges_of,
+    ),
+    Layer(
+        "EquilibratedCharges",
+        EquilibratedCharges,
+        lambda: EquilibratedCharges(
+            6, 2, ChargeEquilibration(DirectSum(), tolerance=1e-12), hidden=4, hardness=20.0
+        ),
+        charge_inputs(features=True, positions=True),
+        [None, None, "1o"],
+        [None, None],
+        call=charges_of,
+        compiles=False,
+    ),
+    Layer(
+        "ChargeEquilibration",
+        ChargeEquilibration,
+        lambda: ChargeEquilibration(DirectSum(), tolerance=1e-12),
+        lambda g: [
+            torch.randn(ATOMS, generator=g, dtype=torch.float64),
+            *charge_inputs(features=False, positions=True)(g),
+        ],
+        [None, None, "1o"],
+        None,
+        call=equilibrated,
+        compiles=False,
+    ),
+    Layer(
+        "LearnedCoefficients",
+        LearnedCoefficients,
+        lambda: LearnedCoefficients(6, 2, hidden=4),
+        normal(ATOMS, 6),
+        [None],
+        None,
+        call=lambda layer, x: layer(x, CHARGED["species"]),
+    ),
     Layer("ZBL", ZBL, ZBL, zbl_inputs, [None], None, call=zbl_call),
     convolution(0, 2, 2),
     convolution(1, 2, 2),
