@@ -83,9 +83,7 @@ class Layout:
 
 def beyond(like: Float[Tensor, "*pairs 3"], distance: float) -> Float[Tensor, " 3"]:
     """A vector of a length that no neighbour has."""
-    vector = like.new_zeros(3)
-    vector[2] = distance
-    return vector
+    return torch.nn.functional.pad(like.new_full((1,), distance), (2, 0))
 
 
 def lay_out(
