@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 examples:
   equiv convert water.model -o water.safetensors
-  equiv convert multi.model -o small.safetensors --head dft --trust
+  equiv convert multi.model -o small.safetensors --head dft --elements H O --trust
   equiv convert water.model -o water.safetensors --compare test.xyz --mace-python mace/bin/python"""
 
 
@@ -31,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("source", metavar="MODEL", type=Path, help="what mace_run_train wrote: NAME.model")
     add("--output", "-o", metavar="FILE", type=Path, required=True, help="model file to write")
     add("--head", metavar="NAME", help="which head to keep of a model with several")
+    add(
+        "--elements",
+        metavar="SYMBOL",
+        nargs="+",
+        help="keep only these elements: the same numbers, a smaller file, sooner compiled",
+    )
     add(
         "--dtype",
         choices=("float32", "float64"),
@@ -68,6 +74,10 @@ def run(args: argparse.Namespace) -> int:
     structures = read_structures(args.compare) if args.compare else []
     _ask(args.source, args.trust)
     conversion = convert_mace_torch(args.source, head=args.head)
+    if args.elements:
+        from equiv.models.element_subset import restricted_to
+
+        conversion.model = restricted_to(conversion.model, args.elements)
     _describe(conversion)
     if structures:
         _compare(args, conversion, structures)

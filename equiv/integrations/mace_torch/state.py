@@ -304,7 +304,7 @@ class _Mapping:
         found = self.weights.take(f"{here}.bessel_fn.bessel_weights", (num,))
         deviation = (found * cutoff / math.pi / counted - 1).abs().max().item()
         if deviation < SINGLE_PRECISION:
-            self.rounding = max(self.rounding, deviation)
+            self._note(deviation)
             return None
         return found.tolist()
 
@@ -330,6 +330,9 @@ class _Mapping:
                 f"{name} of the state is {_short(found)}, where {_short(expected)} is expected; "
                 "trained or foreign functions of the distance cannot be converted"
             )
+        self._note(deviation)
+
+    def _note(self, deviation: float) -> None:
         if deviation > EXACT:
             self.rounding = max(self.rounding, deviation)
 
