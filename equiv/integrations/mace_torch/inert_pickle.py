@@ -242,7 +242,7 @@ class InertReader:
         elif not isinstance(target, dict):  # what an OrderedDict carries beside its entries
             raise ValueError("a state for something that has none")
 
-    _STEPS: Mapping[str, Callable[["InertReader", Any], None]] = {
+    _STEPS: Mapping[str, Callable[..., None]] = {
         "MARK": _mark,
         "MEMOIZE": _memoize,
         "POP": _discard,

@@ -67,9 +67,11 @@ class InteractionMap:
         raise TypeError(f"no weights of mace-torch for {type(interaction).__name__}")
 
     def _fill_plain(self, interaction: Interaction | MACELayer) -> None:
+        convolution = interaction.convolution
+        assert isinstance(convolution, ClebschGordanConvolution)
         self._linear_up(interaction.linear_up)
-        self._radial_mlp(interaction.radial_mlp, "conv_tp_weights", 0, interaction.convolution)
-        self._linear_down(interaction.linear, interaction.convolution, "linear")
+        self._radial_mlp(interaction.radial_mlp, "conv_tp_weights", 0, convolution)
+        self._linear_down(interaction.linear, convolution, "linear")
         self._element_linear(interaction.skip, residual=interaction.residual)
         if isinstance(interaction, Interaction) and interaction.mean_neighbors is None:
             name, width = f"{self.here}.density_fn.layer0.weight", self.form.num_radial

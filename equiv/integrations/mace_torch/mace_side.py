@@ -16,7 +16,7 @@ def main(model: str, structures: str, results: str, head: str | None = None) -> 
     import numpy as np
     import torch
     from ase import Atoms
-    from mace.calculators import MACECalculator
+    from mace.calculators import MACECalculator  # pyright: ignore[reportMissingImports]
 
     # Its ZBL term multiplies integers with Python numbers: in this precision, whatever the model's.
     torch.set_default_dtype(torch.float64)

@@ -79,7 +79,9 @@ class _Reader:
         state = content.attributes
         if not state and content.arguments and isinstance(content.arguments[0], dict):
             state = content.arguments[0]  # torch.fx writes its modules so
-        groups = {key: state.get(key) for key in ("_parameters", "_buffers", "_modules")}
+        groups: dict[str, Any] = {
+            key: state.get(key) for key in ("_parameters", "_buffers", "_modules")
+        }
         if not all(isinstance(group, dict) for group in groups.values()):
             raise ModelFileError(f"{path} ({content.kind}) is no torch module")
         made = Module(content.kind.name, content.kind.module)

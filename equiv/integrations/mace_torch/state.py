@@ -1,7 +1,7 @@
 """Weights of mace-torch models, in our layout and with the same numbers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from equiv.models.mace import MACELayer
 from equiv.models.variant_mace import VariantLayer, VariantMACE
 from equiv.nn import LinearReadout, NonlinearReadout
 from equiv.nn.activated_readout import ActivatedReadout, DeepReadout
+from equiv.nn.linear import SphericalLinear
 from equiv.nn.mlp import SILU_GAIN
 from equiv.so3 import symmetric_couplings
 from equiv.tensor_products import ManyBodyProduct, SymmetricPolynomial
@@ -199,24 +200,25 @@ class _Mapping:
             interaction = InteractionMap(self.form, self.weights, t, self.order)
             if isinstance(layer, MACELayer):
                 interaction.fill(layer)
-                self._fill_product(layer.product, layer.linear_product.weights, t)
+                self._fill_product(layer.product, layer.linear_product, t)
             else:
                 assert isinstance(layer, VariantLayer)
                 interaction.fill(layer.interaction)
-                self._fill_product(layer.product, layer.linear.weights, t)
+                self._fill_product(layer.product, layer.linear, t)
         present = [t for t, kind in enumerate(self.form.readouts) if kind != "none"]
         for number, t in enumerate(present):
             readout = model.readouts[t] if isinstance(model, MACE) else model.readouts[str(t)]
             self._fill_readout(readout, f"readouts.{number}", t)
 
-    def _fill_product(self, product: ManyBodyProduct, mixing: Sequence[Tensor], t: int) -> None:
+    def _fill_product(self, product: nn.Module, mixing: SphericalLinear, t: int) -> None:
+        assert isinstance(product, ManyBodyProduct)
         here, channels = f"products.{t}", self.form.channels
         last = t == self.form.layers - 1
         theirs = 0 if last and not self.form.tensors_at_the_end else self.form.hidden_degree
         matrices = self.weights.blocks(
             f"{here}.linear.weight", [(channels, channels)] * (theirs + 1)
         )
-        for weight, matrix in zip(mixing, matrices, strict=False):
+        for weight, matrix in zip(mixing.weights, matrices, strict=False):
             weight.copy_(matrix)
         contractions = f"{here}.symmetric_contractions.contractions"
         for l in range(theirs + 1):
