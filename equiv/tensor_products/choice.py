@@ -6,6 +6,7 @@ from typing import Any
 from equiv.choices import choose
 from equiv.errors import EquivError
 from equiv.so3 import Irreps
+from equiv.tensor_products.auto import SAME_MAP, Candidate, fastest
 from equiv.tensor_products.clebsch_gordan import ClebschGordanTensorProduct
 from equiv.tensor_products.gaunt_fourier import GauntFourierTensorProduct
 from equiv.tensor_products.gaunt_grid import GauntGridTensorProduct
@@ -42,7 +43,10 @@ def tensor_product(
     weighted: bool | None = None,
     rank: int | None = None,
     grid: str | None = None,
+    transform: str | None = None,
     spin: int | None = None,
+    map: str | None = None,
+    autotune: int | None = None,
 ) -> TensorProduct:
     r"""Tensor product of two irreps tensors by the named method.
 
@@ -55,6 +59,7 @@ def tensor_product(
     ``clebsch_gordan``   every path has its own weight; e3nn's product        all      L^6
     ``reference``        the same, as one dense array to read and test        all
     ``gaunt_grid``       functions on the sphere, multiplied on a grid        even     L^4 .. L^3
+    ``gaunt_fourier``    the same, by Fourier series (for comparison)         even     L^3
     ``matrix``           spherical tensors as matrices                        all [1]_ L^4
     ``vector_signal``    the Gaunt product, and the bracket of gradients      all      L^4
     ``so2``              ``clebsch_gordan`` with the harmonics of an edge     all      L^3
@@ -65,6 +70,10 @@ def tensor_product(
     :class:`GauntTensorProduct`, with weights per degree. Those classes explain the arguments; an
     argument that a method does not know is an error. ``so2`` is the map of ``clebsch_gordan`` for a
     second argument that is the spherical harmonics of vectors, and takes no other.
+
+    ``method="auto"`` takes the fastest method for the map that ``map`` names, and never another
+    map: from a measured table (:data:`equiv.tensor_products.auto.SAME_MAP`), or by timing the
+    candidates if ``autotune`` says with how many rows.
 
     .. [1] but for those whose 6j symbol vanishes by accident.
 
@@ -82,7 +91,12 @@ def tensor_product(
         weighted: whether there are weights (spherical tensors).
         rank: channels inside, in mode ``"uvw"`` (spherical tensors).
         grid: an exact grid by name (``gaunt_grid``).
+        transform: how Fourier series are transformed (``gaunt_fourier``).
         spin: size of the matrices (``matrix``).
+        map: which map ``method="auto"`` is to compute: ``"clebsch_gordan"`` (default),
+            ``"gaunt"``, ``"matrix"`` or ``"vector_signal"``.
+        autotune: for ``method="auto"``, a number of rows with which the candidates are timed here
+            and now, instead of taking the one of the table.
 
     Raises:
         EquivError: ``method`` is unknown (the message lists the methods and names the nearest), or
@@ -92,7 +106,6 @@ def tensor_product(
     >>> product(torch.ones(5, 32), torch.ones(5, 4)).shape
     torch.Size([5, 32])
     """
-    kind = choose(TENSOR_PRODUCTS, method, "method")
     options = dict(
         irreps_out=irreps_out,
         mode=mode,
@@ -102,18 +115,45 @@ def tensor_product(
         weighted=weighted,
         rank=rank,
         grid=grid,
+        transform=transform,
         spin=spin,
+        internal_weights=internal_weights,
     )
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    if method != "auto":
+        if map is not None or autotune is not None:
+            raise EquivError(
+                f"tensor_product: map and autotune are for method='auto', got method={method!r}"
+            )
+        return _build(Candidate(method), irreps_in1, irreps_in2, given)
+    candidates = choose(SAME_MAP, map or "clebsch_gordan", "map")
+    best = candidates[0]
+    if autotune is not None:
+        best, _ = fastest(
+            candidates, lambda c: _build(c, irreps_in1, irreps_in2, given), rows=autotune
+        )
+    return _build(best, irreps_in1, irreps_in2, given)
+
+
+def _build(
+    candidate: Candidate,
+    irreps_in1: str | Irreps,
+    irreps_in2: str | Irreps,
+    given: dict[str, Any],
+) -> TensorProduct:
+    method = candidate.method
+    kind = choose(TENSOR_PRODUCTS, method, "method")
+    given = {**given, **candidate.options}
     known = inspect.signature(kind).parameters
     foreign = sorted(given.keys() - known.keys())
     if foreign:
+        takes = [key for key in known if key not in ("irreps_in1", "irreps_in2")]
         raise EquivError(
             f"tensor_product: method {method!r} does not take {', '.join(foreign)}; "
-            f"it takes {', '.join(key for key in known if key not in ('irreps_in1', 'irreps_in2'))}"
+            f"it takes {', '.join(takes)}"
         )
     if "irreps_out" not in given and known["irreps_out"].default is inspect.Parameter.empty:
         raise EquivError(
             f"irreps_out: method {method!r} needs it; say which irreps the result should have"
         )
-    return kind(irreps_in1, irreps_in2, internal_weights=internal_weights, **given)
+    return kind(irreps_in1, irreps_in2, **given)
