@@ -126,7 +126,7 @@ class ChebyshevTucker(FusedPotential):
                 sums.potentials.sub_(split.self_value * chosen.charges)
                 if self.short_range:
                     near = self._pairs(system, chosen, atoms, pairs)
-                    sums = sums + pair_sums(split.short, chosen, near)
+                    sums = sums + pair_sums(split.short, chosen, near, strain=strain)
             if len(plan) == 1:
                 return sums * self.prefactor
             parts.append((sums, torch.tensor(graphs, device=atoms.device), atoms))

@@ -54,6 +54,8 @@ class FusedPotential(LongRangePotential):
         q = charges if charges.requires_grad else charges.detach().requires_grad_()
         system = PointCharges(system.positions, q, system.cell, system.pbc, system.batch)
         energy = self.energy(system, pairs).sum()
+        if not energy.requires_grad:  # no charge has another to act on
+            return torch.zeros_like(q)
         return torch.autograd.grad(energy, q, create_graph=True)[0]
 
     def electrostatics(self, system: PointCharges, pairs: Pairs | None) -> Electrostatics:

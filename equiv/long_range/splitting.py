@@ -40,7 +40,7 @@ class ChebyshevSeries:
     def __init__(self, coefficients: np.ndarray, a: float, b: float) -> None:
         self.a, self.b = a, b
         self._series = [np.asarray(coefficients, dtype=np.float64)]
-        self._powers: dict[tuple[int, torch.dtype, torch.device], Sequence[Tensor]] = {}
+        self._powers: dict[tuple, Sequence[Tensor]] = {}
 
     @classmethod
     def fitted(cls, function, a: float, b: float, error: float) -> "ChebyshevSeries":
@@ -72,15 +72,20 @@ class ChebyshevSeries:
             torch.addcmul(value, total, y, out=total)
         return total
 
-    def value_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Orders 0 and 1 in one run of Horner's rule; overwrites x."""
-        y = x.sub_(self.a).mul_(2 / (self.b - self.a)).sub_(1)
-        powers = self._constants(0, y)
-        value, slope = powers[-1].expand_as(y).clone(), torch.zeros_like(y)
-        for power in powers[-2::-1]:
-            torch.addcmul(value, slope, y, out=slope)
-            torch.addcmul(power, value, y, out=value)
-        return value, slope.mul_(2 / (self.b - self.a))
+    def add_to(self, total: Tensor, scaled: Tensor, order: int, factor: float) -> Tensor:
+        """``total`` plus factor times a derivative, by Horner's rule, at y in [-1, 1]; in place."""
+        powers = self._constants(order, scaled, factor)
+        value = torch.addcmul(powers[-2], powers[-1], scaled)
+        for power in powers[-3::-1]:
+            torch.addcmul(power, value, scaled, out=value)
+        return total.add_(value)
+
+    def constant(self, value: float, like: Tensor) -> Tensor:
+        """A number as a tensor without axes, made once."""
+        key = value, like.dtype, like.device
+        if key not in self._powers:
+            self._powers[key] = (torch.tensor(value, dtype=like.dtype, device=like.device),)
+        return self._powers[key][0]
 
     def _coefficients(self, order: int) -> np.ndarray:
         while len(self._series) <= order:
@@ -88,11 +93,11 @@ class ChebyshevSeries:
             self._series.append(slope)
         return self._series[order]
 
-    def _constants(self, order: int, like: Tensor) -> Sequence[Tensor]:
+    def _constants(self, order: int, like: Tensor, factor: float = 1.0) -> Sequence[Tensor]:
         """The coefficients of the powers of the scaled variable, as tensors without axes."""
-        key = order, like.dtype, like.device
+        key = order, factor, like.dtype, like.device
         if key not in self._powers:
-            powers = chebyshev.cheb2poly(self._coefficients(order))
+            powers = factor * chebyshev.cheb2poly(self._coefficients(order))
             self._powers[key] = torch.from_numpy(powers).to(like).unbind()
         return self._powers[key]
 
@@ -131,8 +136,11 @@ class ShortRange:
     def value_and_slope(self, squared: Tensor) -> tuple[Tensor, Tensor]:
         inside = squared.clamp_(max=self.cutoff**2)
         value, slope = self.power.value_and_slope(inside)
-        smooth, smooth_slope = self.smooth.value_and_slope(inside)
-        return value.sub_(smooth), slope.sub_(smooth_slope)
+        minus_one = self.smooth.constant(-1.0, inside)
+        scaled = torch.add(minus_one, inside, alpha=2 / self.cutoff**2, out=inside)
+        self.smooth.add_to(value, scaled, 0, -1.0)
+        self.smooth.add_to(slope, scaled, 1, -2.0)
+        return value, slope
 
 
 class LongRange:
@@ -145,7 +153,7 @@ class LongRange:
         return self.short.power.derivative(squared, order) - self.short.derivative(squared, order)
 
     def value_and_slope(self, squared: Tensor) -> tuple[Tensor, Tensor]:
-        return self.derivative(squared, 0), self.derivative(squared, 1)
+        return self.derivative(squared, 0), 2 * self.derivative(squared, 1)
 
 
 class Splitting:
