@@ -94,7 +94,8 @@ class LongRangeModel(Model):
 
     Forces and stress are exact derivatives, through the charges as well. Predictions carry
     ``charges`` [atoms] in e and, for structures that are not periodic, ``dipole`` [graphs, 3] in e
-    Angstrom (NaN for periodic ones) in their ``extras``.
+    Angstrom (NaN for periodic ones) in their ``extras``. In ``energies`` every atom has its share
+    of the long-range energy; derivatives of it are right for sums over a structure only.
 
     Args:
         architecture: name of the short-range model, a key of :data:`LOCAL_MODELS`.
@@ -161,9 +162,11 @@ class LongRangeModel(Model):
                 deformation = 0.5 * (strain + strain.mT)
                 moved = positions + torch.einsum("ni,nij->nj", positions, deformation[batch.batch])
                 cell = cell + cell @ deformation
-            energies, charges = self._energies(batch, moved, cell, species)
-            energy = energies.new_zeros(batch.num_graphs).index_add(0, batch.batch, energies)
-            prediction = Prediction(energy, energies, extras=self._extras(batch, charges))
+            atoms = self._atoms(batch, moved, cell, species)
+            energy = per_structure(atoms.local, batch) + atoms.long_range
+            mean = (atoms.long_range / (batch.ptr[1:] - batch.ptr[:-1]).clamp(min=1))[batch.batch]
+            energies = atoms.local + mean + (atoms.shares - mean).detach()
+            prediction = Prediction(energy, energies, extras=self._extras(batch, atoms.charges))
             if derivatives:
                 gradients = torch.autograd.grad(
                     energy.sum(), variables, create_graph=differentiable, materialize_grads=True
@@ -187,30 +190,32 @@ class LongRangeModel(Model):
         """
         raise EquivError("the energy of a long-range model does not follow from its edges alone")
 
-    def _energies(
-        self, batch: Any, positions: Tensor, cell: Tensor, species: Tensor
-    ) -> tuple[Float[Tensor, " atoms"], Float[Tensor, " atoms"]]:
-        """Energies and charges of the atoms."""
+    def _atoms(self, batch: Any, positions: Tensor, cell: Tensor, species: Tensor) -> "_Atoms":
+        """Energies and charges."""
         shifts = torch.einsum("ei,eij->ej", batch.shifts, cell[batch.batch[batch.receivers]])
         vectors = positions[batch.senders] + shifts - positions[batch.receivers]
         local, invariants = self.local.atomic_outputs(batch, vectors, species)
-        pairs = Pairs.from_edges(batch.senders, batch.receivers, batch.shifts)
-        where = (cell, batch.pbc, batch.batch, pairs)
         total = batch.total_charge
         if not bool(torch.isfinite(total).all()):
             raise DataError(
                 "the total charge of a structure is not known: info['charge'] (or 'total_charge') "
                 "must be one finite number of elementary charges"
             )
+        pairs = Pairs.from_edges(batch.senders, batch.receivers, batch.shifts)
+        where = (cell, batch.pbc, batch.batch, pairs)
         atoms: AtomicCharges = self.charges(invariants, species, total, positions, *where)
-        # The potential of float64 charges is float64: sums over all distances cancel.
-        q = atoms.charges.double()
-        energies = local + atoms.energies.double()
-        energies = energies + 0.5 * q * self.potential.potentials(positions, q, *where)
+        # In float64 whatever the weights: sums over all distances cancel.
+        charges = atoms.charges.double()
+        terms = [(charges, self.potential, 1.0)]
         if self.coefficients is not None and self.dispersion is not None:
-            c = self.coefficients(invariants, species).double()
-            energies = energies - 0.5 * c * self.dispersion.potentials(positions, c, *where)
-        return energies, q
+            terms.append((self.coefficients(invariants, species).double(), self.dispersion, -1.0))
+        local = local + atoms.energies.double()
+        energy, shares = local.new_zeros(batch.num_graphs), torch.zeros_like(local)
+        for q, potential, sign in terms:
+            energy = energy + sign * potential(positions, q, *where)
+            with torch.no_grad():
+                shares = shares + 0.5 * sign * q * potential.potentials(positions, q, *where)
+        return _Atoms(local, energy, shares, charges)
 
     def _extras(self, batch: Any, charges: Tensor) -> dict[str, Tensor]:
         dipole = dipole_moments(batch.positions, charges, batch.batch, batch.num_graphs)
@@ -252,3 +257,25 @@ class LongRangeModel(Model):
         With it every equilibration has a solution, because :math:`K` has a positive transform.
         """
         return self.potential.prefactor * self.potential.splitting().self_value
+
+
+@dataclass(frozen=True)
+class _Atoms:
+    """What a long-range model knows of a batch before it differentiates.
+
+    Attributes:
+        local: energies of the atoms without the sums over all distances, eV.
+        long_range: energies of those sums, eV.
+        shares: the atoms' shares of them, eV, without derivatives.
+        charges: e.
+    """
+
+    local: Float[Tensor, " atoms"]
+    long_range: Float[Tensor, " graphs"]
+    shares: Float[Tensor, " atoms"]
+    charges: Float[Tensor, " atoms"]
+
+
+def per_structure(energies: Float[Tensor, " atoms"], batch: Any) -> Float[Tensor, " graphs"]:
+    """Sums over the atoms of each structure."""
+    return energies.new_zeros(batch.num_graphs).index_add(0, batch.batch, energies)
