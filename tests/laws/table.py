@@ -53,6 +53,8 @@ from equiv.nn.zbl import ZBL
 from equiv.so3 import spherical_harmonics
 from equiv.tensor_products import (
     ClebschGordanTensorProduct,
+    GauntFourierTensorProduct,
+    GauntGridTensorProduct,
     ManyBodyProduct,
     MatrixTensorProduct,
     PathTensorProduct,
@@ -61,10 +63,18 @@ from equiv.tensor_products import (
     SymmetricPolynomial,
     VectorSignalTensorProduct,
 )
+from equiv.tensor_products.gaunt_fourier import TRANSFORMS, FFTProduct
+from equiv.tensor_products.gaunt_grid import (
+    GRIDS,
+    FoldedGridProduct,
+    GridProduct,
+    OctahedronProduct,
+)
 from equiv.tensor_products.many_body_fourier import GauntFourierManyBodyProduct
 from equiv.tensor_products.many_body_grid import GauntManyBodyProduct
 from equiv.tensor_products.many_body_matrix import MatrixManyBodyProduct
 from equiv.tensor_products.many_body_vector import VectorSignalManyBodyProduct
+from equiv.tensor_products.separable import SeparableProduct
 from equiv.testing import Spherical
 
 ATOMS, WIDTH, CHANNELS = 7, 4, 3
@@ -277,6 +287,51 @@ def odd_couplings(kind: type, mode: str, in2: str, weights: str = "internal") ->
         [in1, in2, *([None] if weights == "external" else [])],
         out,
         groups=[rows],
+    )
+
+
+def gaunt(kind: type, mode: str, in2: str, weights: str = "internal", **options: Any) -> Layer:
+    """A Gaunt product with both parities."""
+    in1, out, rows = "3x0e + 3x1o + 3x1e", "3x0e + 3x1o + 3x1e + 3x2e + 3x2o", 6
+    build = lambda: kind(  # noqa: E731
+        in1, in2, out, mode=mode, internal_weights=weights == "internal", **options
+    )
+
+    def inputs(g: torch.Generator) -> list[Tensor]:
+        product = build()
+        sizes = [product.irreps_in1.dim, product.irreps_in2.dim]
+        sizes += [product.weight_numel] * (weights == "external")
+        return [torch.randn(rows, size, generator=g, dtype=torch.float64) for size in sizes]
+
+    return Layer(
+        f"{kind.__name__} {mode}, {weights} weights, {options}",
+        kind,
+        build,
+        inputs,
+        [in1, in2, *([None] if weights == "external" else [])],
+        out,
+        groups=[rows],
+        compiles=mode == "uuu",
+    )
+
+
+def gaunt_kernel(kind: type, build: Callable[[list[Tensor]], nn.Module], l_max: int = 2) -> Layer:
+    """A product of functions on one kind of grid."""
+    l = torch.arange(l_max + 1)
+    scale = (4 * torch.pi / (2 * l + 1)).sqrt().repeat_interleave(2 * l + 1).double() / (l_max + 1)
+    scales = [scale, scale, scale * 2]
+    return Layer(
+        f"{kind.__name__}, {l_max}",
+        kind,
+        lambda: build(scales),
+        lambda g: [
+            torch.randn(5, (l_max + 1) ** 2, CHANNELS, generator=g, dtype=torch.float64)
+            for _ in range(2)
+        ],
+        [Spherical(l_max), Spherical(l_max)],
+        Spherical(l_max),
+        groups=[5],
+        compiles=False,  # compiled as parts of the products above
     )
 
 
@@ -572,6 +627,16 @@ LAYERS = [
             ("uvw", "2x1o + 2x2o"),
         )
     ),
+    gaunt(GauntGridTensorProduct, "uuu", "3x0e + 3x1o"),
+    gaunt(GauntGridTensorProduct, "uvu", "0e + 1o + 2e", "external"),
+    gaunt(GauntGridTensorProduct, "uvw", "2x0e + 2x1o"),
+    gaunt(GauntGridTensorProduct, "uvu", "0e + 1o", grid="separable"),
+    gaunt(GauntFourierTensorProduct, "uuu", "3x0e + 3x1o"),
+    gaunt_kernel(GridProduct, lambda s: GRIDS["product"](6, s)),
+    gaunt_kernel(FoldedGridProduct, lambda s: GRIDS["folded_lebedev"](6, s)),
+    gaunt_kernel(SeparableProduct, lambda s: GRIDS["separable"](6, s)),
+    gaunt_kernel(OctahedronProduct, lambda s: GRIDS["octahedron"](3, s), 1),
+    gaunt_kernel(FFTProduct, TRANSFORMS["fft"]),
     so2_product("uvu"),
     so2_product("uvw"),
     Layer(
