@@ -67,7 +67,7 @@ class WignerMatrices(ExactConstants):
 
     The recursion of :func:`equiv.so3.wigner_matrix`, for many edges at once: polynomials of the
     entries of :math:`R`, hence smooth, arranged as two matrix products per degree over all
-    rotations. Cost: :math:`\approx 24\, l^3` multiply-adds for degree :math:`l` and rotation.
+    rotations. Cost: :math:`\approx 48\, l^3` multiply-adds for degree :math:`l` and rotation.
 
     A rotation 0 (an edge without direction, see :func:`edge_rotations`) gives
     :math:`D^0 = 1` and :math:`D^l = 0` for :math:`l > 0`.
