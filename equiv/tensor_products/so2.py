@@ -61,8 +61,8 @@ class SO2TensorProduct(PathTensorProduct):
     scalars meet, :math:`z_0 = W_{000}\, x_0`, and gradients with respect to it vanish.
 
     The argument ``x2`` of a call must be :func:`equiv.so3.spherical_harmonics` of the edges; of it
-    only degree 1, the direction, is read (:math:`Y_0` counts as 1 everywhere). If several products share the edges, compute the frames
-    once: :meth:`frames` and :meth:`in_frames`.
+    only degree 1, the direction, is read, and :math:`Y_0` counts as 1 everywhere. If several
+    products share the edges, compute the frames once: :meth:`frames` and :meth:`in_frames`.
 
     Cost per edge and channel, :math:`L` the highest degree: :math:`\tfrac{8}{3} L^3` multiply-adds
     for the two rotations, :math:`\tfrac{2}{3} L^3` for :math:`M` in mode uvu; per edge
