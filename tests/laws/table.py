@@ -13,6 +13,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equiv.graph.blocks import neighbor_blocks
+from equiv.long_range import ChebyshevTucker, EwaldSum
 from equiv.long_range.charges import (
     EquilibratedCharges,
     FixedCharges,
@@ -183,6 +184,19 @@ def equilibrated(layer: nn.Module, chi: Tensor, total: Tensor, positions: Tensor
     hardnesses = 20 + 4 * torch.cos(chi)
     cell = total.new_zeros(2, 3, 3)
     return layer(chi, hardnesses, total, positions, cell, CHARGED["pbc"], CHARGED["batch"])
+
+
+def crystal_inputs(g: torch.Generator) -> list[Tensor]:
+    """Positions, charges and the cell of one structure."""
+    cell = 6 * torch.eye(3, dtype=torch.float64) + torch.randn(3, 3, generator=g).double() / 2
+    x = torch.rand(ATOMS, 3, generator=g, dtype=torch.float64) @ cell
+    return [x, torch.randn(ATOMS, generator=g, dtype=torch.float64), cell[None]]
+
+
+def crystal_sums(layer: nn.Module, x: Tensor, q: Tensor, cell: Tensor) -> list[Tensor]:
+    """Energy and potentials of a potential in a crystal."""
+    pbc = torch.ones(1, 3, dtype=torch.bool)
+    return [layer(x, q, cell, pbc).to(q.dtype), layer.potentials(x, q, cell, pbc)]
 
 
 def normal(*shape: int) -> Callable[[torch.Generator], list[Tensor]]:
@@ -690,6 +704,29 @@ LAYERS = [
         [None],
         None,
         call=lambda layer, x: layer(x, CHARGED["species"]),
+    ),
+    Layer(
+        "DirectSum",
+        DirectSum,
+        DirectSum,
+        lambda g: crystal_inputs(g)[:2],
+        ["1o", None],
+        [None, None],
+        call=lambda layer, x, q: [layer(x, q).to(q.dtype), layer.potentials(x, q)],
+        compiles=False,
+    ),
+    *(
+        Layer(
+            kind.__name__,
+            kind,
+            lambda kind=kind: kind(1e-7),  # curvature jumps at the cutoff, by the tolerance
+            crystal_inputs,
+            ["1o", None, "1o"],
+            [None, None],
+            call=crystal_sums,
+            compiles=False,
+        )
+        for kind in (EwaldSum, ChebyshevTucker)
     ),
     Layer("ZBL", ZBL, ZBL, zbl_inputs, [None], None, call=zbl_call),
     convolution(0, 2, 2),
