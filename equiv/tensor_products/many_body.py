@@ -83,6 +83,15 @@ class ManyBodyProduct(nn.Module):
     cluster expansion, Drautz 2019; MACE, Batatia et al. 2022, eq. 10.) Rotations and reflections
     act on the component axis.
 
+    Most couplings vanish: a half turn about a coordinate axis multiplies every component by 1 or
+    -1, so components fall into four classes of nearly equal size, and a component of the output
+    contains only monomials of its own class. Sorted by class, the polynomials are a few small dense
+    matrix products per channel whose right-hand sides are products of two components
+    (:mod:`equiv.tensor_products.monomials`). For degree 3 into degrees 0 and 1 and order 3 they
+    take 1545 multiply-adds per atom and channel, against 9800 with dense couplings, on 109 products
+    instead of 136. The weights are folded into the couplings once per call and element:
+    :math:`\text{channels} \times \text{couplings} \times 1545`.
+
     Args:
         degree_in: highest degree of the input.
         degree_out: highest degree of the output.
