@@ -1,7 +1,7 @@
 """What every architecture of the package is to the rest of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from os import PathLike
@@ -72,6 +72,7 @@ class Model(nn.Module, ABC):
         elements: atomic numbers the model knows, ascending.
         cutoff: radius of the neighbour list, Angstrom.
         extra_properties: names of what predictions carry in their ``extras``.
+        long_ranged: whether atoms act on each other at any distance.
         recipe: the constructor's arguments as resolved, JSON-able: ``type(model)(**model.recipe)``
             rebuilds it.
         card: what a reader of the model file should know (level of theory, data, errors, licence),
@@ -80,6 +81,7 @@ class Model(nn.Module, ABC):
 
     name: ClassVar[str]
     extra_properties: ClassVar[tuple[str, ...]] = ()
+    long_ranged: ClassVar[bool] = False
     elements: tuple[int, ...]
     cutoff: float
     recipe: dict[str, Any]
@@ -233,6 +235,30 @@ class Model(nn.Module, ABC):
 
     def advance(self, step: int) -> None:
         """Called after every optimizer step, for architectures with a schedule of their own."""
+
+    def compile(  # type: ignore[override]
+        self, mode: str = "on", *, report: Callable[[str], None] | None = None
+    ) -> None:
+        """Let compiled code answer calls of this model, in place.
+
+        One graph serves structures of all sizes. It is built on the first call that can use it
+        (a minute or so; later runs find it in the cache) and compared with the model in float64
+        before it is used; if anything fails, calls are answered as before and the reason is
+        reported. Predictions that are to be differentiated again are not compiled. Copies of the
+        model are not compiled either.
+
+        Args:
+            mode: `on`; `off`, which undoes it; or `auto`: once so much has been evaluated that it
+                pays (:mod:`equiv.models.compiled.worth`), and on a CPU.
+            report: gets one line for everything that is compiled or cannot be; by default they go
+                to the standard error.
+
+        Raises:
+            EquivError: no such mode.
+        """
+        from equiv.models.compiled.evaluation import compile_model
+
+        self._compiled_call_impl = compile_model(self, mode, report)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the model file (:func:`equiv.models.file.save_model`)."""

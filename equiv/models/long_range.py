@@ -108,6 +108,7 @@ class LongRangeModel(Model):
 
     name: ClassVar[str] = "long_range"
     extra_properties: ClassVar[tuple[str, ...]] = ("charges", "dipole")
+    long_ranged: ClassVar[bool] = True
 
     def __init__(
         self, architecture: str, *, long_range: LongRange | Mapping[str, Any], **recipe: Any

@@ -277,6 +277,8 @@ def _extensivity(subject: Subject) -> list[Deviation]:
         if atoms.pbc.any():
             repeats = tuple(int(r) for r in np.where(atoms.pbc, (2, 1, 2), 1))
             n, large = int(np.prod(repeats)), atoms.repeat(repeats)
+        elif model.long_ranged:  # copies see each other however far apart
+            continue
         else:  # two copies that do not see each other
             far = atoms.copy()
             far.positions += 4 * model.cutoff + 4 * np.ptp(atoms.positions)

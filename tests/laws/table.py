@@ -35,7 +35,7 @@ from equiv.message_passing.rank_one import (
     VectorSignalConvolution,
 )
 from equiv.message_passing.so2 import SO2Convolution
-from equiv.models import MACE, Model, VariantMACE, build_model
+from equiv.models import MACE, LongRangeModel, Model, VariantMACE, build_model
 from equiv.models.mace import MACELayer
 from equiv.models.variant_mace import VariantLayer
 from equiv.nn.activated_readout import ActivatedReadout, DeepReadout
@@ -874,6 +874,13 @@ MODELS: dict[str, Callable[[], Model]] = {
         f"MACE by {product}": lambda product=product: mace(correlation=3, product=product)
         for product in ("so2", "gaunt_grid", "matrix", "vector_signal")
     },
+    "MACE and learned charges, dispersion": lambda: mace(
+        channels=3,
+        long_range={"charges": "learned", "dispersion": True, "tolerance": 1e-7},
+    ),
+    "MACE and equilibrated charges": lambda: mace(
+        channels=3, edge_degree=1, long_range={"charges": "equilibrated", "tolerance": 1e-7}
+    ),
     "VariantMACE: density, Agnesi, ZBL": lambda: variant(
         distance_transform="agnesi", repulsion=6, radial_functions="gaussian"
     ),
@@ -896,4 +903,4 @@ MODELS: dict[str, Callable[[], Model]] = {
         frequencies=[0.7, 1.6, 2.3, 3.1, 4.0],
     ),
 }
-MODEL_KINDS = (MACE, VariantMACE)
+MODEL_KINDS = (MACE, VariantMACE, LongRangeModel)
