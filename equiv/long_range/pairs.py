@@ -7,14 +7,18 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+import vesin
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from equiv.graph import neighbor_list
+from equiv.graph.neighbors import MAX_SEARCH_BOXES, SPARSE
 from equiv.long_range.point_charges import PointCharges
 
 # So many pairs are worked on at a time where no graph is kept: their numbers stay in the cache.
 CHUNK = 16384
+# From here on the neighbour list of the package is too slow: it lists and sorts both directions.
+LARGE = 1000
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Pairs:
 
     first: Int[Tensor, " pairs"]
     second: Int[Tensor, " pairs"]
-    shifts: Float[Tensor, "pairs 3"] | None = None
+    shifts: Num[Tensor, "pairs 3"] | None = None
 
     @classmethod
     def from_edges(cls, senders: Tensor, receivers: Tensor, shifts: Tensor) -> "Pairs":
@@ -44,28 +48,21 @@ class Pairs:
         """All pairs closer than the cutoff (Angstrom), structure by structure."""
         firsts, seconds, shifts, start = [], [], [], 0
         for one, periodic in zip(charges.structures(), charges.periodic, strict=True):
-            found = neighbor_list(
-                one.positions.detach().cpu().numpy(),
-                one.cell[0].detach().cpu().numpy(),
+            half = _search(
+                one.positions.detach().cpu().double().numpy(),
+                one.cell[0].detach().cpu().double().numpy(),
                 np.array(periodic),
                 cutoff,
-            )
-            half = cls.from_edges(
-                torch.from_numpy(found.senders),
-                torch.from_numpy(found.receivers),
-                torch.from_numpy(found.shifts.astype(np.float64)),
             )
             firsts.append(half.first + start)
             seconds.append(half.second + start)
             shifts.append(half.shifts)
             start += len(one.positions)
-        device = charges.positions.device
+        device, periodic = charges.positions.device, any(map(any, charges.periodic))
         return cls(
             torch.cat(firsts).to(device),
             torch.cat(seconds).to(device),
-            torch.cat(shifts).to(device, charges.positions.dtype)
-            if any(map(any, charges.periodic))
-            else None,
+            torch.cat(shifts).to(device) if periodic else None,
         )
 
     @classmethod
@@ -95,6 +92,36 @@ class Pairs:
             code.mul_(2 * n + 1).add_(column).add_(n)
         ranges = [torch.arange(-n, n + 1, device=code.device) for n in most]
         return Images(torch.cartesian_prod(*ranges), code)
+
+
+def _search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:
+    """All pairs of one structure, with shifts."""
+    box, origin = cell, np.zeros(3)
+    if len(positions) > LARGE and not pbc.any():
+        origin = positions.min(axis=0)
+        box = np.diag(np.ptp(positions, axis=0) + cutoff)
+    if len(positions) <= LARGE or pbc.any() != pbc.all() or not _is_roomy(box, positions, cutoff):
+        found = neighbor_list(positions, cell, pbc, cutoff)
+        shifts = torch.from_numpy(found.shifts)
+        return Pairs.from_edges(
+            torch.from_numpy(found.senders), torch.from_numpy(found.receivers), shifts
+        )
+    # Both directions of every pair, sorted, would be four times the memory and ten times the time.
+    wraps = np.floor((positions - origin) @ np.linalg.inv(box)).astype(np.int64) * pbc
+    inside = positions - origin - wraps @ box
+    search = vesin.NeighborList(cutoff=cutoff, full_list=False)
+    i, j, far = search.compute(inside, box, pbc.tolist(), "ijS")
+    i, j = i.view(np.int64), j.view(np.int64)
+    if wraps.any():
+        far = far + (wraps[i] - wraps[j]).astype(far.dtype)
+    order = _apart(torch.arange(len(i)))
+    return Pairs(*(torch.from_numpy(array)[order] for array in (i, j, far)))
+
+
+def _is_roomy(box: np.ndarray, positions: np.ndarray, cutoff: float) -> bool:
+    """Whether a plain search grid serves: no direction thinner than the cutoff, not too empty."""
+    boxes = np.floor(1 / np.linalg.norm(np.linalg.inv(box), axis=0) / cutoff)
+    return bool(boxes.min() >= 3 and boxes.prod() < min(MAX_SEARCH_BOXES, SPARSE * len(positions)))
 
 
 def _apart(index: Tensor) -> Tensor:
