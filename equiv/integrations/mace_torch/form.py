@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from equiv.errors import EquivError
-from equiv.so3 import natural_irreps, parse_irreps, spherical_shape
+from equiv.so3 import parse_irreps
 
 # Names of mace-torch, and what they are called here.
 INTERACTIONS = {
@@ -79,7 +79,7 @@ class Form:
         numbers: atomic numbers in mace-torch's order.
         heads: names of the heads.
         channels: channels per degree.
-        hidden_degree: highest degree of the features.
+        hidden: degrees of the features, ascending from 0.
         edge_degree: highest degree of harmonics and messages.
         correlation: order of the products of every layer.
         interactions: their names of every layer, ours.
@@ -104,7 +104,7 @@ class Form:
     numbers: tuple[int, ...]
     heads: tuple[str, ...]
     channels: int
-    hidden_degree: int
+    hidden: tuple[int, ...]
     edge_degree: int
     correlation: tuple[int, ...]
     interactions: tuple[str, ...]
@@ -130,17 +130,20 @@ class Form:
         return len(self.interactions)
 
     @property
-    def degrees(self) -> tuple[int, ...]:
-        """Highest degree of the features that enter every layer."""
-        return (0, *[self.hidden_degree] * (self.layers - 1))
+    def hidden_degree(self) -> int:
+        """Highest degree of the features."""
+        return self.hidden[-1]
+
+    @property
+    def features(self) -> tuple[tuple[int, ...], ...]:
+        """Degrees of the features that enter every layer."""
+        return ((0,), *[self.hidden] * (self.layers - 1))
 
     @property
     def is_plain(self) -> bool:
         """Whether :class:`equiv.models.MACE` has this form."""
         layers = self.layers
-        senders = tuple(
-            tuple((self.channels, l) for l in range(degree + 1)) for degree in self.degrees
-        )
+        senders = tuple(tuple((self.channels, l) for l in degrees) for degrees in self.features)
         usual = ("linear",) * (layers - 1) + ("nonlinear" if layers > 1 else "linear",)
         return (
             self.interactions[0] in ("plain", "plain_residual")
@@ -175,7 +178,7 @@ def form_of(configuration: Mapping[str, Any]) -> Form:
             )
     c = {**DEFAULTS, **configuration}
     _refuse(c)
-    channels, hidden_degree = _hidden(c["hidden_irreps"])
+    channels, hidden = _hidden(c["hidden_irreps"])
     edge_degree, layers = int(c["max_ell"]), int(c["num_interactions"])
     first, rest = (
         _choice(c, key, INTERACTIONS) for key in ("interaction_cls_first", "interaction_cls")
@@ -189,7 +192,7 @@ def form_of(configuration: Mapping[str, Any]) -> Form:
             "readout at all; there is nothing to convert"
         )
     if layers == 1:
-        hidden_degree = 0
+        hidden = (0,)
     correlation = c["correlation"]
     orders = list(correlation) if isinstance(correlation, list | tuple) else [correlation] * layers
     if len(orders) != layers:
@@ -202,11 +205,11 @@ def form_of(configuration: Mapping[str, Any]) -> Form:
         numbers=tuple(int(z) for z in c["atomic_numbers"]),
         heads=tuple(c["heads"] or ["Default"]),
         channels=channels,
-        hidden_degree=hidden_degree,
+        hidden=hidden,
         edge_degree=edge_degree,
         correlation=tuple(int(order) for order in orders),
         interactions=interactions,
-        sender_irreps=_senders(c, channels, hidden_degree, layers),
+        sender_irreps=_senders(c, channels, hidden, layers),
         readouts=(*[inner] * (layers - 1), final),
         readout_hidden=readout.dim,
         activation=_choice(c, "gate", ACTIVATIONS),
@@ -231,10 +234,12 @@ def _refuse(c: Mapping[str, Any]) -> None:
             f"mace-torch models with model={c['model']!r} cannot be converted; only the potentials "
             "'MACE' and 'ScaleShiftMACE'"
         )
-    if c["use_so3"]:
+    # Invariants of the first orders are blind to reflections; where they are not, the couplings
+    # of the product do not fit and are refused.
+    if c["use_so3"] and len(parse_irreps(c["hidden_irreps"], "hidden_irreps")) > 1:
         raise EquivError(
-            "mace-torch models with use_so3=True cannot be converted: their features do not say "
-            "what a reflection does to them, and every tensor here does"
+            "mace-torch models with use_so3=True and tensors in hidden_irreps cannot be converted: "
+            "their features do not say what a reflection does to them, and every tensor here does"
         )
     if c["embedding_specs"] is not None or c["use_embedding_readout"]:
         raise EquivError(
@@ -252,23 +257,24 @@ def _choice(c: Mapping[str, Any], key: str, names: Mapping[Any, str]) -> str:
     return names[c[key]]
 
 
-def _hidden(irreps: Any) -> tuple[int, int]:
+def _hidden(irreps: Any) -> tuple[int, tuple[int, ...]]:
+    """Channels and degrees."""
     hidden = parse_irreps(irreps, "hidden_irreps")
-    degree, channels = spherical_shape(hidden, "hidden_irreps")
-    if hidden != natural_irreps(degree, channels):
+    degrees, widths = [ir.l for _, ir in hidden], {mul for mul, _ in hidden}
+    natural = all(ir.p == (-1) ** ir.l for _, ir in hidden)
+    if not natural or degrees != sorted(set(degrees)) or degrees[:1] != [0] or len(widths) != 1:
         raise EquivError(
-            "hidden_irreps must name every degree once and in order, such as 64x0e + 64x1o; "
-            f"got {hidden}"
+            "hidden_irreps must name scalars first, then degrees in order, all with natural parity "
+            f"and the same channels, such as 64x0e + 64x1o; got {hidden}"
         )
-    return channels, degree
+    return widths.pop(), tuple(degrees)
 
 
 def _senders(
-    c: Mapping[str, Any], channels: int, hidden_degree: int, layers: int
+    c: Mapping[str, Any], channels: int, hidden: Sequence[int], layers: int
 ) -> tuple[tuple[tuple[int, int], ...], ...]:
     """Channels and degrees of what neighbours send, in every layer."""
     given: Any = c["edge_irreps"]
-    hidden = str(natural_irreps(hidden_degree, channels))
     if not isinstance(given, Sequence) or isinstance(given, str):
         scalars = None
         if given is not None and c["use_edge_irreps_first"]:
@@ -280,7 +286,8 @@ def _senders(
         raise EquivError(f"edge_irreps must be given for every layer, got {given}")
     senders = []
     for t, irreps in enumerate(given):
-        usual = f"{channels}x0e" if t == 0 else hidden
+        degrees = hidden if t else (0,)
+        usual = " + ".join(f"{channels}x{l}{'eo'[l % 2]}" for l in degrees)
         terms = parse_irreps(irreps or usual, "edge_irreps")
         degrees = [ir.l for _, ir in terms]
         if any(ir.p != (-1) ** ir.l for _, ir in terms) or degrees != sorted(set(degrees)):

@@ -45,7 +45,7 @@ class InteractionMap:
     def __init__(self, form: Form, weights: FlatWeights, t: int, order: Sequence[int]) -> None:
         self.form, self.weights, self.t, self.order = form, weights, t, order
         self.here = f"interactions.{t}"
-        self.features: Terms = [(form.channels, l) for l in range(form.degrees[t] + 1)]
+        self.features: Terms = [(form.channels, l) for l in form.features[t]]
         self.senders: Terms = form.sender_irreps[t]
         self.targets: Terms = [(form.channels, l) for l in range(form.edge_degree + 1)]
         self.gains = {**E3NN_GAINS, **form.gains}
@@ -165,16 +165,21 @@ class InteractionMap:
     def _linear_skip(self, linear: SphericalLinear, name: str) -> None:
         found = self.weights.linear(f"{self.here}.{name}", self.features, self._results())
         for l, weight in enumerate(linear.weights):
-            weight.copy_(math.sqrt(weight.shape[0]) * found[l])
+            if l in found:
+                weight.copy_(math.sqrt(weight.shape[0]) * found[l])
+            else:
+                weight.zero_()
 
     def _element_linear(self, skip: ElementLinear, *, residual: bool) -> None:
-        top = len(self._results()) - 1
-        degrees = min(self.form.degrees[self.t], top) + 1 if residual else len(self.targets)
         channels, elements = self.form.channels, len(self.order)
-        shapes = [(channels, elements, channels)] * degrees
+        terms = self.features if residual else self.targets
+        degrees = [l for _, l in terms if not residual or (channels, l) in self._results()]
+        shapes = [(channels, elements, channels)] * len(degrees)
         matrices = self.weights.blocks(f"{self.here}.skip_tp.weight", shapes)
-        for l in range(skip.degree + 1):
-            skip.weight[:, l] = matrices[l][:, self.order].transpose(0, 1)
+        skip.weight.zero_()
+        for l, matrix in zip(degrees, matrices, strict=True):
+            if l <= skip.degree:
+                skip.weight[:, l] = matrix[:, list(self.order)].transpose(0, 1)
 
     def _radial_mlp(self, mlp: RadialMLP, name: str, first: int, convolution: Convolution) -> None:
         """Layers from ``first`` on; what an activation feeds carries the ratio of the gains."""
@@ -239,7 +244,7 @@ class InteractionMap:
     def _results(self) -> Terms:
         """Terms of the layer's result in mace-torch."""
         last = self.t == self.form.layers - 1 and not self.form.tensors_at_the_end
-        return [(self.form.channels, l) for l in range(1 if last else self.form.hidden_degree + 1)]
+        return [(self.form.channels, l) for l in ((0,) if last else self.form.hidden)]
 
     def _message_terms(self) -> Terms:
         return [(mul, l3) for mul, _, _, l3 in self.paths]

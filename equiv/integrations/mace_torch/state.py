@@ -173,8 +173,8 @@ class _Mapping:
                 residual_first=form.interactions[0] == "plain_residual",
             )
         known = [
-            [term for term in terms if term[1] <= degree]
-            for terms, degree in zip(form.sender_irreps, form.degrees, strict=True)
+            [term for term in terms if term[1] in degrees]
+            for terms, degrees in zip(form.sender_irreps, form.features, strict=True)
         ]
         return VariantMACE(
             **shared,
@@ -214,20 +214,21 @@ class _Mapping:
         assert isinstance(product, ManyBodyProduct)
         here, channels = f"products.{t}", self.form.channels
         last = t == self.form.layers - 1
-        theirs = 0 if last and not self.form.tensors_at_the_end else self.form.hidden_degree
+        degrees = (0,) if last and not self.form.tensors_at_the_end else self.form.hidden
         matrices = self.weights.blocks(
-            f"{here}.linear.weight", [(channels, channels)] * (theirs + 1)
+            f"{here}.linear.weight", [(channels, channels)] * len(degrees)
         )
-        for weight, matrix in zip(mixing.weights, matrices, strict=False):
-            weight.copy_(matrix)
         contractions = f"{here}.symmetric_contractions.contractions"
-        for l in range(theirs + 1):
+        for weight in (*mixing.weights, *product.parameters()):
+            weight.zero_()  # degrees that mace-torch leaves out
+        for number, (l, matrix) in enumerate(zip(degrees, matrices, strict=True)):
             if l >= len(product.polynomials):
-                self.weights.drop(f"{contractions}.{l}.")
+                self.weights.drop(f"{contractions}.{number}.")
                 continue
+            mixing.weights[l].copy_(matrix)
             polynomial = product.polynomials[l]
             assert isinstance(polynomial, SymmetricPolynomial)
-            self._fill_polynomial(polynomial, l, f"{contractions}.{l}")
+            self._fill_polynomial(polynomial, l, f"{contractions}.{number}")
 
     def _fill_polynomial(self, polynomial: SymmetricPolynomial, l: int, name: str) -> None:
         top = polynomial.correlation
