@@ -9,6 +9,7 @@ from torch import Tensor
 
 from equiv.graph.adjoint import linear_map
 from equiv.graph.groups import Groups
+from equiv.graph.sorting import sorting_order
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def neighbor_blocks(
     """
     num_edges, device = receivers.shape[0], receivers.device
     counts = torch.bincount(receivers, minlength=num_rows)
-    order = torch.argsort(receivers, stable=True)
+    order = sorting_order(receivers)
     start = torch.cumsum(counts, 0) - counts
     place = torch.arange(num_edges, device=device) - start[receivers[order]]
     step = 8 if padded else 4
@@ -266,10 +267,12 @@ def reverse_edges(
     base, atoms = 2 * reach + 1, int(torch.maximum(senders, receivers).max()) + 1
     if atoms**2 * base**3 >= 2**62:
         return None
-    weights = whole.new_tensor([base * base, base, 1])
-    forward = ((receivers * atoms + senders) * base**3) + ((whole + reach) * weights).sum(-1)
-    backward = ((senders * atoms + receivers) * base**3) + ((reach - whole) * weights).sum(-1)
-    by_forward, by_backward = torch.argsort(forward), torch.argsort(backward)
+    x, y, z = whole.unbind(-1)
+    image = (x * base + y) * base + z
+    center = (reach * base + reach) * base + reach
+    forward = (receivers * atoms + senders) * base**3 + (center + image)
+    backward = (senders * atoms + receivers) * base**3 + (center - image)
+    by_forward, by_backward = sorting_order(forward), sorting_order(backward)
     if not torch.equal(forward[by_forward], backward[by_backward]):
         return None
     partner = torch.empty_like(by_forward)

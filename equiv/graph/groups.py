@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from equiv.graph.adjoint import linear_map
+from equiv.graph.sorting import sorting_order
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Groups:
         """From the group of each row, in any order."""
         rows = of.shape[0]
         counts = torch.bincount(of, minlength=num_groups)
-        order = torch.argsort(of, stable=True)
+        order = sorting_order(of)
         start = torch.cumsum(counts, 0) - counts
         column = torch.arange(rows, device=of.device) - start[of[order]]
         table = of.new_full((num_groups, int(counts.max()) if rows else 0), rows)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from equiv.graph.blocks import NeighborBlocks, neighbor_blocks
 from equiv.graph.groups import Groups
+from equiv.graph.sorting import sorting_order
 
 LEAST_ROWS = 2
 """Rows that every element has at least in a padded layout; compilers treat sizes 0 and 1 apart."""
@@ -98,7 +99,7 @@ def lay_out(
         padded: whether all sizes must be at least 2, as compiled code wants it. Costs a few ghosts.
     """
     num_atoms, device = species.shape[0], species.device
-    order = torch.argsort(species, stable=True)
+    order = sorting_order(species)
     counts = torch.bincount(species, minlength=num_elements).tolist()
     least = LEAST_ROWS if padded else 0
     members = tuple(
