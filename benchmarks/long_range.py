@@ -89,7 +89,6 @@ def theirs(problem: Problem, name: str, cutoff: float, smearing: float, options:
     calculator = getattr(torchpme, f"{name}Calculator")(
         torchpme.CoulombPotential(smearing=smearing),
         full_neighbor_list=False,
-        prefactor=COULOMB,
         **options,
     ).to(torch.float64)
     pairs = problem.pairs[cutoff]
@@ -100,7 +99,7 @@ def theirs(problem: Problem, name: str, cutoff: float, smearing: float, options:
     def energy(x: Tensor, q: Tensor) -> Tensor:
         steps = x[indices[:, 1]] - x[indices[:, 0]] + shifts @ problem.cell
         potentials = calculator(q[:, None], problem.cell, x, indices, steps.norm(dim=1))
-        return (potentials * q[:, None]).sum()
+        return COULOMB * (potentials * q[:, None]).sum()
 
     return energy
 

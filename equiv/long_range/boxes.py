@@ -1,6 +1,6 @@
 """Charges in boxes: their Chebyshev moments, and the potential that moments of others make."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -12,7 +12,9 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 # Rows of boxes are worked on in pieces of so many numbers where no graph is kept.
-CHUNK = 2**18
+CHUNK = 2**17
+# Values of all charges at all nodes are kept if they are no more numbers than that.
+TABLES = 2**21
 
 
 def lobatto_nodes(nodes: int) -> np.ndarray:
@@ -147,12 +149,6 @@ class Boxes:
         boxes = boxes.view(n1, n2, n3, p, p, p).permute(0, 3, 1, 4, 2, 5)
         return boxes.reshape(n1 * p, n2 * p, n3 * p)
 
-    def from_grid(self, grid: Float[Tensor, "nx ny nz"], p: int) -> Float[Tensor, "boxes p p p"]:
-        """The nodes of each occupied box's grid, for all boxes: the transpose of to_grid."""
-        n1, n2, n3 = self.shape
-        boxes = grid.view(n1, p, n2, p, n3, p).permute(0, 2, 4, 1, 3, 5)
-        return boxes.reshape(n1 * n2 * n3, p, p, p)
-
 
 def _best_width(counts: Tensor) -> int:
     """Places in a row such that few rows and few empty places are made.
@@ -170,78 +166,104 @@ def _best_width(counts: Tensor) -> int:
     return min(costs, key=lambda width: costs[width])
 
 
-@dataclass(frozen=True)
-class BoxTables:
-    r"""What the charges of each row know of the nodes of their box; without a graph.
+class BoxTransfer:
+    r"""Between charges and coefficients, layer of boxes by layer of boxes; without a graph.
 
-    Places come last: products over all of them are then long vectors.
+    Whatever lies between charges and coefficients exists for one layer of boxes at a time, so that
+    it stays in the cache and no memory is asked for again and again.
 
-    Attributes:
-        x, y, z: :math:`\ell_a(\xi)` along each axis, [rows, nodes, width].
+    Args:
+        local: coordinates of each charge in its box, in [-1, 1].
+        boxes: who is where.
+        matrices: for each axis the functions whose coefficients are wanted, on all of its nodes.
     """
 
-    boxes: Boxes
-    basis: LagrangeBasis
-    x: Float[Tensor, "rows nodes width"]
-    y: Float[Tensor, "rows nodes width"]
-    z: Float[Tensor, "rows nodes width"]
+    def __init__(
+        self,
+        local: Float[Tensor, "atoms 3"],
+        boxes: Boxes,
+        matrices: Sequence[Float[Tensor, "nodes functions"]],
+    ) -> None:
+        self.boxes, self.matrices = boxes, matrices
+        self.nodes = len(matrices[0]) // boxes.shape[0]
+        self.basis = LagrangeBasis.of(self.nodes, local)
+        self.local = boxes.padded(local).transpose(1, 2).contiguous()
+        self._tables: Tensor | None = None
+        if self.local.numel() * self.nodes <= TABLES:
+            self._tables = self._values(slice(None))
 
-    @classmethod
-    def of(cls, local: Float[Tensor, "atoms 3"], boxes: Boxes, p: int) -> "BoxTables":
-        """From coordinates in the boxes, in [-1, 1]."""
-        basis = LagrangeBasis.of(p, local)
-        columns = [boxes.padded(column) for column in local.unbind(-1)]
-        tables = (basis.transposed(column).permute(1, 0, 2) for column in columns)
-        return cls(boxes, basis, *tables)
+    def _values(self, rows: slice) -> Float[Tensor, "3 rows nodes width"]:
+        r""":math:`\ell_a` of the three coordinates of each charge; places come last."""
+        if self._tables is not None:
+            return self._tables[:, rows]
+        return self.basis.transposed(self.local[rows]).permute(2, 1, 0, 3)
 
-    @property
-    def nodes(self) -> int:
-        return len(self.basis.inverse)
+    def _layers(self) -> list[tuple[int, slice]]:
+        """Layers along the first axis that hold charges, and their rows."""
+        n1, n2, n3 = self.boxes.shape
+        first = torch.arange(n1 + 1, device=self.boxes.boxes.device) * (n2 * n3)
+        ends = torch.searchsorted(self.boxes.boxes, first).tolist()
+        return [(i, slice(ends[i], ends[i + 1])) for i in range(n1) if ends[i] < ends[i + 1]]
 
-    def chunks(self) -> Iterator[tuple[slice, Float[Tensor, "rows p2 width"]]]:
-        r"""Some rows at a time, and :math:`\ell_a(\xi)\, \ell_b(\eta)` of their charges."""
+    def _chunks(self, layer: slice) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        r"""Some rows, :math:`\ell_a(\xi)\, \ell_b(\eta)` [rows, p2, width], and the third."""
         p, width = self.nodes, self.boxes.width
+        values = self._values(layer)
         step = max(1, CHUNK // (width * p * p))
-        products = self.x.new_empty(step, p, p, width)
-        for start in range(0, self.boxes.rows, step):
-            rows = slice(start, min(start + step, self.boxes.rows))
+        count = layer.stop - layer.start
+        products = self.local.new_empty(min(step, count), p, p, width)
+        for start in range(0, count, step):
+            rows = slice(start, min(start + step, count))
+            x, y, z = values[:, rows]
             out = products[: rows.stop - start]
-            torch.mul(self.x[rows, :, None], self.y[rows, None], out=out)
-            yield rows, out.flatten(1, 2)
+            torch.mul(x[:, :, None], y[:, None], out=out)
+            yield slice(layer.start + start, layer.start + rows.stop), out.flatten(1, 2), z
 
     @torch.no_grad()
-    def moments(self, charges: Float[Tensor, " atoms"]) -> Float[Tensor, "nx ny nz"]:
-        """The same as :func:`moments`."""
-        p = self.nodes
-        charged = self.z * self.boxes.padded(charges)[:, None]
-        out = charges.new_empty(self.boxes.rows, p * p, p)
-        for rows, products in self.chunks():
-            torch.bmm(products, charged[rows].mT, out=out[rows])
-        return self.boxes.to_grid(out)
+    def coefficients(self, charges: Float[Tensor, " atoms"]) -> Float[Tensor, "rx ry rz"]:
+        r"""The moments of all boxes (:func:`moments`) times the matrices."""
+        p, (_, n2, n3) = self.nodes, self.boxes.shape
+        along_x, along_y, along_z = self.matrices
+        q = self.boxes.padded(charges)[:, None]
+        layers = charges.new_zeros(len(along_x), along_y.shape[1] * along_z.shape[1])
+        grid = charges.new_empty(n2 * n3, p * p, p)
+        for i, layer in self._layers():
+            grid.zero_()
+            for rows, products, z in self._chunks(layer):
+                found = torch.bmm(products, (z * q[rows]).mT)
+                grid.index_add_(0, self.boxes.boxes[rows] - i * n2 * n3, found)
+            slab = grid.view(n2, n3, p, p, p).permute(2, 0, 3, 1, 4).reshape(-1, n3 * p)
+            in_z = (slab @ along_z).view(p, n2 * p, -1)
+            layers[i * p : (i + 1) * p] = torch.matmul(along_y.T, in_z).flatten(1)
+        return (along_x.T @ layers).view(-1, along_y.shape[1], along_z.shape[1])
 
     @torch.no_grad()
     def fields(
-        self, grid: Float[Tensor, "nx ny nz"]
+        self, coefficients: Float[Tensor, "rx ry rz"]
     ) -> tuple[Float[Tensor, " atoms"], Float[Tensor, "atoms 3"]]:
-        r"""Potential and gradient in the local coordinates at each charge, from node values.
+        r"""Potential and gradient in the local coordinates at each charge, from coefficients.
 
         .. math:: \phi(\xi, \eta, \zeta) = \sum_{abc} \Phi_{abc}\,
                   \ell_a(\xi) \ell_b(\eta) \ell_c(\zeta)
         """
-        p, slopes = self.nodes, self.basis.slopes
-        values = self.boxes.from_grid(grid, p)
-        out = grid.new_empty(4, self.boxes.rows, self.boxes.width)
-        steep = torch.matmul(slopes.T, self.z)
-        for rows, products in self.chunks():
-            # Slopes along x and y are taken at the nodes, where they are products of small
-            # matrices: sum_a D_{ba} Phi_a is the slope at node b.
-            at = values[self.boxes.boxes[rows]]
-            along_x = torch.matmul(slopes, at.flatten(2)).unflatten(-1, (p, p))
-            along_y = torch.matmul(slopes, at)
-            stacked = torch.cat([at, along_x, along_y], -1).flatten(1, 2)
-            in_z = torch.bmm(stacked.mT, products).unflatten(1, (3, p))
-            out[3, rows] = (in_z[:, 0] * steep[rows]).sum(1)
-            out[:3, rows] = in_z.mul_(self.z[rows, None]).sum(2).transpose(0, 1)
+        p, slopes, (_, n2, n3) = self.nodes, self.basis.slopes, self.boxes.shape
+        along_x, along_y, along_z = self.matrices
+        flat = coefficients.flatten(1)
+        out = flat.new_empty(4, self.boxes.rows, self.boxes.width)
+        for i, layer in self._layers():
+            slab = (along_x[i * p : (i + 1) * p] @ flat).view(p, *coefficients.shape[1:])
+            slab = torch.matmul(along_y, slab) @ along_z.T
+            grid = slab.view(p, n2, p, n3, p).permute(1, 3, 0, 2, 4).reshape(n2 * n3, p, p, p)
+            for rows, products, z in self._chunks(layer):
+                # Slopes along x and y are taken at the nodes, where they are products of small
+                # matrices: sum_a D_{ba} Phi_a is the slope at node b.
+                at = grid[self.boxes.boxes[rows] - i * n2 * n3]
+                by_x = torch.matmul(slopes, at.flatten(2)).unflatten(-1, (p, p))
+                by_y = torch.matmul(slopes, at)
+                stacked = torch.cat([at, by_x, by_y], -1).flatten(1, 2)
+                in_z = torch.bmm(stacked.mT, products).unflatten(1, (3, p))
+                out[3, rows] = (in_z[:, 0] * torch.matmul(slopes.T, z)).sum(1)
+                out[:3, rows] = in_z.mul_(z[:, None]).sum(2).transpose(0, 1)
         found = out.flatten(1).index_select(1, self.boxes.places)
         return found[0], found[1:].T
 

@@ -216,7 +216,7 @@ class ChebyshevTucker(FusedPotential):
         doublings, epsilon = 3, self.tolerance / 10
         if extent is not None:
             doublings = max(3, math.ceil(math.log2(max(1.0, extent / self.cutoff))))
-            epsilon = self.tolerance / 12
+            epsilon = self.tolerance / 8
         return cached_splitting(
             self.cutoff,
             max(epsilon, SMALLEST_ERROR),
@@ -227,7 +227,7 @@ class ChebyshevTucker(FusedPotential):
 
     def _boxes(self, split: Splitting) -> dict[str, float | int]:
         side = self.cutoff
-        return {"side": side, "nodes": nodes_needed(split, side, 0.3 * self.tolerance)}
+        return {"side": side, "nodes": nodes_needed(split, side, 0.7 * self.tolerance)}
 
     def extra_repr(self) -> str:
         return f"tolerance={self.tolerance:g}, cutoff={self.cutoff:g}, exponent={self.exponent:g}"

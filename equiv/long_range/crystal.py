@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiv.long_range.boxes import Boxes, BoxTables, moments
+from equiv.long_range.boxes import Boxes, BoxTransfer, moments
 from equiv.long_range.crystal_energy import crystal_energy
-from equiv.long_range.finite import contract, expand
+from equiv.long_range.finite import contract
 from equiv.long_range.nested_basis import axis_nodes
 from equiv.long_range.pairs import PairSums
 from equiv.long_range.point_charges import PointCharges
@@ -153,8 +153,8 @@ class CrystalBoxes:
         q = system.charges
         local, counts, boxes = self._boxes(system)
         waves = self._waves(system, boxes)
-        tables = BoxTables.of(local, boxes, self.nodes)
-        c = contract(tables.moments(q), waves)
+        transfer = BoxTransfer(local, boxes, waves)
+        c = transfer.coefficients(q)
         with torch.enable_grad():
             c.requires_grad_()
             deformed = torch.zeros_like(system.cell).requires_grad_(strain)
@@ -164,8 +164,7 @@ class CrystalBoxes:
             total = energy.sum() + background(strained, self.split).sum()
             wanted = (c, deformed) if strain else (c,)
             product, *virials = torch.autograd.grad(total, wanted)
-        grid = expand(product, waves)
-        potentials, slopes = tables.fields(grid)
+        potentials, slopes = transfer.fields(product)
         inverse = (2 * counts[:, None] * torch.linalg.inv(system.cell[0]).T).to(q.dtype)
         shift = self.split.short_volume / torch.linalg.det(system.cell[0]).abs()
         potentials = potentials - (q.sum() * shift).to(q.dtype)

@@ -70,8 +70,3 @@ def contract(grid: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     x, y, z = matrices
     inner = torch.matmul(y.mT, torch.matmul(grid, z))
     return (x.mT @ inner.reshape(len(x), -1)).view(x.shape[1], *inner.shape[1:])
-
-
-def expand(coefficients: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """The transpose of :func:`contract`."""
-    return contract(coefficients, [matrix.mT for matrix in matrices])

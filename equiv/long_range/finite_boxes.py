@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiv.long_range.boxes import Boxes, BoxTables, moments
-from equiv.long_range.finite import TuckerKernel, contract, expand
+from equiv.long_range.boxes import Boxes, BoxTransfer, moments
+from equiv.long_range.finite import TuckerKernel, contract
 from equiv.long_range.nested_basis import NestedBasis, axis_nodes, nested_basis
 from equiv.long_range.pairs import PairSums
 from equiv.long_range.point_charges import PointCharges
@@ -83,10 +83,9 @@ class FiniteBoxes:
         local, boxes = self._boxes(system)
         kernel = self._kernel(boxes, system.charges)
         bases = [axis.basis for axis in kernel.axes]
-        tables = BoxTables.of(local, boxes, self.nodes)
-        c = contract(tables.moments(system.charges), bases)
-        grid = expand(kernel.apply(c), bases)
-        potentials, slopes = tables.fields(grid)
+        transfer = BoxTransfer(local, boxes, bases)
+        product = kernel.apply(transfer.coefficients(system.charges))
+        potentials, slopes = transfer.fields(product)
         fields = slopes * (-2 / self.side)
         forces = system.charges[:, None] * fields
         # The boxes move with the centre of all atoms, so there is no net force.

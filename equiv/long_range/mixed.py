@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiv.long_range.boxes import Boxes, BoxTables, moments
+from equiv.long_range.boxes import Boxes, BoxTransfer, moments
 from equiv.long_range.crystal import waves_on_nodes
-from equiv.long_range.finite import contract, expand
+from equiv.long_range.finite import contract
 from equiv.long_range.nested_basis import NestedBasis, axis_nodes, nested_basis
 from equiv.long_range.pairs import PairSums
 from equiv.long_range.point_charges import PointCharges
@@ -57,8 +57,8 @@ class MixedBoxes:
         with torch.no_grad():
             local, boxes, slopes_of = self._boxes(system)
             bases, matrices = self._bases(system, boxes)
-            tables = BoxTables.of(local, boxes, self.nodes)
-            c = contract(tables.moments(q), matrices)
+            transfer = BoxTransfer(local, boxes, matrices)
+            c = transfer.coefficients(q)
         with torch.enable_grad():
             c.requires_grad_()
             held = q.detach().requires_grad_()
@@ -66,7 +66,7 @@ class MixedBoxes:
             energy = self._energy(c, bases, frozen)
             product, own = torch.autograd.grad(energy, (c, held), materialize_grads=True)
         with torch.no_grad():
-            potentials, slopes = tables.fields(expand(product, matrices))
+            potentials, slopes = transfer.fields(product)
             fields = -slopes @ slopes_of.to(q.dtype)
             forces = q[:, None] * fields
             # The boxes move with the centre along the axes that do not repeat.
