@@ -132,25 +132,31 @@ def _extrema(x: Vector, p: float) -> Vector:
 
 
 def _newton(x: Vector, p: float, error: float) -> Vector:
-    """The touching sum with ``len(x) / 2`` terms whose ripples have the height ``error``, to 0.2%.
+    """The touching sum with ``len(x) / 2`` terms whose ripples have the height ``error``.
 
     A ripple of 1e-8 does not survive the second-order error of a Newton step, so the positions of
-    the extrema are kept until the equations at them are solved, and only then found anew.
+    the extrema are kept until the equations at them are solved, and only then found anew. They are
+    solved as well as rounding permits: what is left over spoils the extrapolation to smaller errors
+    in second order.
     """
-    for _ in range(8):
+    rounding = max(1e-7, 1e-14 / error)
+    for _ in range(10):
         r = _extrema(x, p)
         signs = np.where(np.arange(len(r)) % 2, 1.0, -1.0)
-        for trial in range(12):
+        last = np.inf
+        for trial in range(15):
             e, jacobian = _errors(x, r, p)
             touch, touch_jacobian = _touching(x, p)
             residual = np.r_[touch / error, e / error - signs]
             size = np.abs(residual).max()
             if not size < 1e12:
                 raise _NoConvergenceError
-            if size < 1e-3 and trial == 0:
+            solved = size < 2e-3
+            if solved and trial == 0:
                 return x
-            if size < 1e-3:
+            if solved and (size < rounding or size > 0.3 * last):
                 break
+            last = size
             matrix = np.vstack([touch_jacobian, jacobian]) / error
             step = np.linalg.lstsq(matrix, -residual, rcond=1e-15)[0]
             x = x + step * min(1.0, 0.3 / np.abs(step).max())
