@@ -44,12 +44,11 @@ SAME_MAP: dict[str, tuple[Candidate, ...]] = {
 }
 """Methods that compute the same map with the same weights; the first is the one to take unseen.
 
-Measured once on a CPU (float32, one thread, 1000 rows, forward and backward): the first of each
-list is the fastest or within timing noise of it at every degree from 1 to 20, with 8 and with 64
-channels. ``clebsch_gordan`` beats the dense array of ``reference`` for all but products of a few
-components; ``gaunt_grid`` chooses its grid itself (:func:`fastest_grid`) and is two to four times
-faster than ``gaunt_fourier``. Maps are never exchanged for one another: that would be another
-model.
+The first of each list is a choice for CPUs: ``clebsch_gordan`` needs a fraction of the operations
+of the dense array of ``reference``, and ``gaunt_grid`` has a quarter of the points of
+``gaunt_fourier`` and chooses among its grids by the measured table of
+:func:`equiv.tensor_products.gaunt_grid.fastest_grid`. On another machine, ``autotune`` measures.
+Maps are never exchanged for one another: that would be another model.
 """
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -29,7 +30,7 @@ def sign_of(ir: Irrep) -> int:
 
 def irrep_of(l: int, sign: int) -> Irrep:
     r"""The irrep of degree l and parity ``sign`` :math:`\cdot (-1)^l`."""
-    return Irrep(l, sign * (-1) ** l)
+    return cast(Irrep, Irrep(l, sign * (-1) ** l))
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class SphericalTensorProduct(TensorProduct):
         reached = sorted({(p.l3, -p.sign3) for p in paths})
         if irreps_out is None:
             channels = max(sectors1.channels, sectors2.channels)
-            out = Irreps([(channels, irrep_of(l, -sign)) for l, sign in reached])
+            out = cast(Irreps, Irreps([(channels, irrep_of(l, -sign)) for l, sign in reached]))
         else:
             out = parse_irreps(irreps_out, "irreps_out")
             self._check_reached(out, in1, in2, [(l, -sign) for l, sign in reached])
@@ -117,7 +117,7 @@ class SphericalTensorProduct(TensorProduct):
         super().__init__(
             in1,
             in2,
-            cast(Irreps, out),
+            out,
             weight_numel=channels.weight_numel,
             internal_weights=internal_weights,
         )

@@ -221,6 +221,7 @@ def test_shapes_of_all_kinds():
     torch.testing.assert_close(product(strided, y, w), product(strided.contiguous(), y, w))
     empty = normal(0, 12).requires_grad_()
     product(empty, normal(0, 4), w[0, 0]).sum().backward()
+    assert empty.grad is not None
     assert empty.grad.shape == (0, 12)
 
 
