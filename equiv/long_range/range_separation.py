@@ -11,7 +11,7 @@ from equiv.errors import EquivError
 from equiv.long_range.gaussian_sums import GaussianSum
 from equiv.long_range.minimax import minimax_gaussians
 
-LARGEST_ERROR, SMALLEST_ERROR = 1e-2, 10**-9.5
+LARGEST_ERROR, SMALLEST_ERROR = 1e-2, 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +78,11 @@ def range_separation(
 
     In units of the cutoff it depends on ``epsilon``, ``reach / cutoff`` and ``exponent`` alone. The
     first is rounded down to a quarter of a decade, the second up to a power of two, and the result
-    is kept for the process; a new one takes 10 ms (:math:`10^{-2}`) to 1 s (:math:`10^{-9}`).
+    is kept for the process; a new one takes 10 ms (:math:`10^{-2}`) to 3 s (:math:`10^{-9}`).
 
     Args:
         cutoff: :math:`r_c` in Angstrom.
-        epsilon: between 3.2e-10 and 1e-2 (larger ones are treated as 1e-2).
+        epsilon: between 1e-9 and 1e-2 (larger ones are treated as 1e-2).
         reach: largest distance between charges, in Angstrom.
         exponent: :math:`p`; 1 for charges, 6 for dispersion.
     """
