@@ -17,7 +17,7 @@ from equiv.long_range.pairs import Pairs, PairSums, RadialFunction, pair_energie
 from equiv.long_range.point_charges import PointCharges
 from equiv.long_range.range_separation import SMALLEST_ERROR
 from equiv.long_range.splitting import LongRange, Splitting
-from equiv.long_range.tuning import cached_splitting, nodes_needed
+from equiv.long_range.tuning import MOST_NODES, cached_splitting, nodes_needed
 from equiv.units import COULOMB
 
 # Nanoseconds on one core, for choosing (benchmarks/long_range.py): a pair of charges, a charge and
@@ -169,11 +169,19 @@ class ChebyshevTucker(FusedPotential):
                     plan.append((boxes.split, [graph], boxes))
             elif not all(periodic):
                 split = self.splitting(self._mixed_extent(one))
-                plan.append((split, [graph], MixedBoxes(split, **self._boxes(split))))
+                plan.append(
+                    (split, [graph], MixedBoxes(split, side=self.cutoff, nodes=self._nodes(split)))
+                )
             elif self.smooth or atoms <= WAVE_ATOMS:
                 small_crystals.append(graph)
             else:
-                plan.append((crystal, [graph], CrystalBoxes(crystal, **self._boxes(crystal))))
+                plan.append(
+                    (
+                        crystal,
+                        [graph],
+                        CrystalBoxes(crystal, side=self.cutoff, nodes=self._nodes(crystal)),
+                    )
+                )
         waves = CrystalWaves(crystal)
         for group in waves.groups(system, small_crystals):
             plan.append((crystal, group, waves))
@@ -191,13 +199,29 @@ class ChebyshevTucker(FusedPotential):
         if all_pairs < FLOOR or (self.tolerance < 4e-9 and atoms <= 20000):
             return None
         split = self.splitting(extent(system))
-        boxes = FiniteBoxes(split, **self._boxes(split))
+        if self.smooth:
+            boxes = self._one_box(system, split)
+            return boxes if boxes and 0.1 * boxes.nodes**3 * atoms < all_pairs else None
+        boxes = FiniteBoxes(split, side=self.cutoff, nodes=self._nodes(split))
         nodes = boxes.nodes**3
-        near = 50 * PAIR
-        work = (
-            FLOOR + (CHARGE_NODE * nodes + near) * atoms + GRID_NODE * nodes * boxes.count(system)
-        )
+        per_charge = CHARGE_NODE * nodes + 50 * PAIR
+        work = FLOOR + per_charge * atoms + GRID_NODE * nodes * boxes.count(system)
         return boxes if work < all_pairs else None
+
+    def _one_box(self, system: PointCharges, split: Splitting) -> FiniteBoxes | None:
+        """One box around a finite structure: nothing is ever rounded to one side or the other.
+
+        Its edge is a power of 1.25 cutoffs, so that tables are made rarely; nothing if that would
+        need more nodes than make sense.
+        """
+        x = system.positions.detach()
+        radius = float((x - x.mean(0)).abs().max())
+        steps = math.ceil(math.log(max(1.0, 2.02 * radius / self.cutoff)) / math.log(1.25))
+        side = self.cutoff * 1.25**steps
+        nodes = nodes_needed(split, side, 0.7 * self.tolerance)
+        return (
+            FiniteBoxes(split, side=side, nodes=nodes, offset=0.5) if nodes < MOST_NODES else None
+        )
 
     def _mixed_extent(self, system: PointCharges) -> float:
         """How far the Gaussians must reach in slabs and wires."""
@@ -225,9 +249,26 @@ class ChebyshevTucker(FusedPotential):
             0.3 * self.tolerance,
         )
 
-    def _boxes(self, split: Splitting) -> dict[str, float | int]:
-        side = self.cutoff
-        return {"side": side, "nodes": nodes_needed(split, side, 0.7 * self.tolerance)}
+    def _nodes(self, split: Splitting) -> int:
+        return nodes_needed(split, self.cutoff, 0.7 * self.tolerance)
+
+    @property
+    def parameters_chosen(self) -> dict[str, float]:
+        """What the tolerance led to, for crystals; see also :meth:`splitting`.
+
+        The relative error of the splitting, the number of Gaussians, the largest wave number
+        (1/Angstrom), the degree of the short-range polynomial, the edge of a box (Angstrom) and its
+        nodes.
+        """
+        split = self.splitting()
+        return {
+            "splitting_error": split.gaussians.epsilon,
+            "gaussians": len(split.t),
+            "bandwidth": split.bandwidth,
+            "short_range_degree": split.short.smooth.degree,
+            "box": self.cutoff,
+            "nodes": self._nodes(split),
+        }
 
     def extra_repr(self) -> str:
         return f"tolerance={self.tolerance:g}, cutoff={self.cutoff:g}, exponent={self.exponent:g}"

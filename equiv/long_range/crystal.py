@@ -81,7 +81,7 @@ class CrystalWaves:
 
 
 def _waves_of(system: PointCharges, split: Splitting) -> list[list[int]]:
-    return most_waves(system.cell, split.bandwidth)
+    return [most_waves(cell, split.bandwidth) for cell in system.cell]
 
 
 def _padded(values: Tensor, system: PointCharges) -> Tensor:

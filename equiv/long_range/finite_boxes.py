@@ -45,10 +45,13 @@ class FiniteBoxes:
         split: the kernel; its reach must be that of the whole system.
         side: edge of a box, Angstrom.
         nodes: Chebyshev nodes along each edge.
+        offset: where in its box the centre of the atoms lies, in units of the edge. With 0.5, a box
+            that holds all atoms makes the energy infinitely differentiable: the format of Benner et
+            al. proper.
     """
 
-    def __init__(self, split: Splitting, *, side: float, nodes: int) -> None:
-        self.split, self.side, self.nodes = split, side, nodes
+    def __init__(self, split: Splitting, *, side: float, nodes: int, offset: float = 0.0) -> None:
+        self.split, self.side, self.nodes, self.offset = split, side, nodes, offset
 
     def count(self, system: PointCharges) -> float:
         """How many boxes there are, empty ones included."""
@@ -57,7 +60,7 @@ class FiniteBoxes:
 
     def _boxes(self, system: PointCharges) -> tuple[Tensor, Boxes]:
         x = system.positions
-        scaled = (x - x.mean(0)) / self.side
+        scaled = (x - x.mean(0)) / self.side + self.offset
         cells = scaled.detach().floor()
         lowest = cells.min(0).values
         shape = tuple((cells.max(0).values - lowest + 1).long().tolist())

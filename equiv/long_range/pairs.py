@@ -142,12 +142,16 @@ class Images:
     code: Int[Tensor, " pairs"]
 
 
-class RadialFunction(Protocol):
-    """A function of the squared distance with its derivatives."""
+class Differentiable(Protocol):
+    """A function of one variable with its derivatives."""
 
     def derivative(self, squared: Tensor, order: int) -> Tensor:
-        """The derivative of that order with respect to the squared distance."""
+        """The derivative of that order with respect to the squared distance or wave number."""
         ...
+
+
+class RadialFunction(Differentiable, Protocol):
+    """A function of the squared distance that is summed over pairs."""
 
     def value_and_slope(self, squared: Tensor) -> tuple[Tensor, Tensor]:
         """The function and twice its derivative; may overwrite its argument."""
@@ -183,7 +187,7 @@ class _Radial(torch.autograd.Function):
     """The derivative of some order; its own gradient is the derivative of the next."""
 
     @staticmethod
-    def forward(ctx: Any, squared: Tensor, function: RadialFunction, order: int) -> Tensor:
+    def forward(ctx: Any, squared: Tensor, function: Differentiable, order: int) -> Tensor:
         ctx.save_for_backward(squared)
         ctx.function, ctx.order = function, order
         return function.derivative(squared, order)
@@ -194,13 +198,13 @@ class _Radial(torch.autograd.Function):
         return grads[0] * radial(squared, ctx.function, ctx.order + 1), None, None
 
 
-def radial(squared: Tensor, function: RadialFunction, order: int = 0) -> Tensor:
+def radial(squared: Tensor, function: Differentiable, order: int = 0) -> Tensor:
     """``function.derivative``, differentiable to any order."""
     return cast(Tensor, _Radial.apply(squared, function, order))
 
 
 def pair_energies(
-    function: RadialFunction, charges: PointCharges, pairs: Pairs
+    function: Differentiable, charges: PointCharges, pairs: Pairs
 ) -> Float[Tensor, " graphs"]:
     r"""Differentiable :math:`\sum_p q_i q_j f(d_p^2)` of each structure, in float64."""
     q = charges.charges

@@ -27,6 +27,8 @@ class GaussianSum(Protocol):
     @property
     def cutoff(self) -> float: ...
     @property
+    def epsilon(self) -> float: ...
+    @property
     def exponent(self) -> float: ...
 
 
@@ -39,7 +41,7 @@ class ChebyshevSeries:
 
     def __init__(self, coefficients: np.ndarray, a: float, b: float) -> None:
         self.a, self.b = a, b
-        self._series = [np.asarray(coefficients, dtype=np.float64)]
+        self._series: list[np.ndarray] = [np.asarray(coefficients, dtype=np.float64)]
         self._powers: dict[tuple, Sequence[Tensor]] = {}
 
     @classmethod
@@ -57,9 +59,9 @@ class ChebyshevSeries:
     def degree(self) -> int:
         return len(self._series[0]) - 1
 
-    def derivative(self, x: Tensor, order: int) -> Tensor:
-        """The derivative of that order at x; beyond the ends it is that of the polynomial."""
-        y = (x - self.a) * (2 / (self.b - self.a)) - 1
+    def derivative(self, squared: Tensor, order: int) -> Tensor:
+        """The derivative of that order; beyond the ends it is that of the polynomial."""
+        y = (squared - self.a) * (2 / (self.b - self.a)) - 1
         if self.degree > 16:
             c = self._coefficients(order)
             high, higher = torch.zeros_like(y), torch.zeros_like(y)

@@ -9,7 +9,7 @@ from numpy.polynomial import chebyshev
 from equiv.long_range.boxes import lobatto_nodes
 from equiv.long_range.splitting import DENSITY, FORCE, Splitting
 
-MOST_NODES = 48
+MOST_NODES = 80
 
 
 @lru_cache(maxsize=256)

@@ -235,3 +235,43 @@ def test_errors_name_the_remedy():
         EquivError, match=r"cutoff must be a positive number of Angstrom, got -1\.0"
     ):
         ChebyshevTucker(cutoff=-1.0)
+
+
+def test_the_tuned_parameters_are_reported():
+    rough, fine = ChebyshevTucker(1e-3).parameters_chosen, ChebyshevTucker(1e-6).parameters_chosen
+    assert rough["splitting_error"] <= 1e-3 / 8
+    for name in ("gaussians", "bandwidth", "short_range_degree", "nodes"):
+        assert rough[name] < fine[name]
+
+
+def test_one_smooth_box_agrees_with_the_direct_sum():
+    x, q = melt(1200, (23.0, 23.0, 23.0))
+    exact = DirectSum().evaluate(x, q)
+    potential = ChebyshevTucker(1e-4, smooth=True)
+    system = PointCharges.checked(x, q)
+    ((split, _, part),) = potential._plan(system)
+    assert split is not None
+    assert part.nodes > 20
+    out = potential.evaluate(x, q)
+    assert error(out.forces, exact.forces) < 1e-4
+    slow = LongRangePotential.electrostatics(potential, system, None)
+    torch.testing.assert_close(out.forces, slow.forces, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_forces_jump_less_than_the_tolerance_between_boxes(smooth):
+    x, q = melt(1200, (23.0, 23.0, 23.0))
+    potential = ChebyshevTucker(1e-3, smooth=smooth, short_range=False)
+    path = torch.linspace(0.0, 7.0, 60)
+    energies, slopes = [], []
+    for step in path.tolist():
+        moved = x.clone()
+        moved[600, 0] += step
+        out = potential.evaluate(moved, q)
+        energies.append(out.energy.item())
+        slopes.append(-out.forces[600, 0].item())
+    energies, slopes = torch.tensor(energies), torch.tensor(slopes)
+    # Simpson-like: what the energy gains is the work of the forces, but for the curvature.
+    work = (slopes[1:] + slopes[:-1]) / 2 * (path[1] - path[0])
+    scale = float(slopes.abs().max())
+    assert (energies.diff() - work).abs().max() < 3e-3 * scale
