@@ -27,9 +27,14 @@ class ClebschGordanConvolution(ExactConstants):
     (:math:`l_1 + l_2 + l_3` even). :math:`c` is the channel, :math:`R` the radial weights, one per
     path and channel.
 
-    Each path is one batched matrix product over a receiver's neighbours: no message is ever stored
-    per edge and component, and nothing is scattered. Cost per edge and channel: :math:`\sum_p
-    (2l_1+1)(2l_3+1)`.
+    Harmonics and radial weights come once per pair of atoms, not once per direction. On a CPU with
+    a C++ compiler the sum is a kernel written for these degrees
+    (:mod:`equiv.message_passing.pair_form`): no message is ever stored per edge, and nothing is
+    scattered. Elsewhere each path is one batched matrix product over a receiver's neighbours, whose
+    factors are stored. Cost per direction and channel: :math:`\sum_p (2l_1+1)(2l_3+1)`
+    multiply-adds. Traffic per direction and channel: the kernel reads one radial weight per path
+    and the sender's :math:`(l_\text{in} + 1)^2` features; the batched products write and read
+    :math:`\sum_p (2l_1+1)` numbers besides.
 
     Rotations and reflections act on the :math:`lm` axes; permuting neighbours changes nothing.
 

@@ -100,12 +100,9 @@ class BlockModel(Model):
                 vectors = vectors.detach().requires_grad_()
             energies = self.row_energies(vectors, layout)
             prediction = Prediction(layout.structures.total(energies), energies)
-            if derivatives:
-                (gradient,) = torch.autograd.grad(
-                    energies.sum(), vectors, create_graph=differentiable
-                )
-        if not derivatives:
-            return prediction
+            if not derivatives:
+                return prediction
+            (gradient,) = torch.autograd.grad(energies.sum(), vectors, create_graph=differentiable)
         neighbors = layout.neighbors
         if forces:
             prediction.forces = -neighbors.divergence(gradient)
