@@ -170,7 +170,7 @@ class ChebyshevTucker(FusedPotential):
             elif not all(periodic):
                 split = self.splitting(self._mixed_extent(one))
                 plan.append(
-                    (split, [graph], MixedBoxes(split, side=self.cutoff, nodes=self._nodes(split)))
+                    (split, [graph], MixedBoxes(split, side=self.side, nodes=self._nodes(split)))
                 )
             elif self.smooth or atoms <= WAVE_ATOMS:
                 small_crystals.append(graph)
@@ -179,7 +179,7 @@ class ChebyshevTucker(FusedPotential):
                     (
                         crystal,
                         [graph],
-                        CrystalBoxes(crystal, side=self.cutoff, nodes=self._nodes(crystal)),
+                        CrystalBoxes(crystal, side=self.side, nodes=self._nodes(crystal)),
                     )
                 )
         waves = CrystalWaves(crystal)
@@ -202,7 +202,7 @@ class ChebyshevTucker(FusedPotential):
         if self.smooth:
             boxes = self._one_box(system, split)
             return boxes if boxes and 0.1 * boxes.nodes**3 * atoms < all_pairs else None
-        boxes = FiniteBoxes(split, side=self.cutoff, nodes=self._nodes(split))
+        boxes = FiniteBoxes(split, side=self.side, nodes=self._nodes(split))
         nodes = boxes.nodes**3
         per_charge = CHARGE_NODE * nodes + 50 * PAIR
         work = FLOOR + per_charge * atoms + GRID_NODE * nodes * boxes.count(system)
@@ -249,8 +249,14 @@ class ChebyshevTucker(FusedPotential):
             0.3 * self.tolerance,
         )
 
+    @property
+    def side(self) -> float:
+        """The longest edge of a box, Angstrom; the cost hardly depends on it."""
+        return 1.25 * self.cutoff
+
     def _nodes(self, split: Splitting) -> int:
-        return nodes_needed(split, self.cutoff, 0.7 * self.tolerance)
+        # The estimate is one and a half to three times what comes out.
+        return nodes_needed(split, self.side, self.tolerance)
 
     @property
     def parameters_chosen(self) -> dict[str, float]:
@@ -266,7 +272,7 @@ class ChebyshevTucker(FusedPotential):
             "gaussians": len(split.t),
             "bandwidth": split.bandwidth,
             "short_range_degree": split.short.smooth.degree,
-            "box": self.cutoff,
+            "box": self.side,
             "nodes": self._nodes(split),
         }
 
