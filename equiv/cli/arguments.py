@@ -3,7 +3,7 @@
 import argparse
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device", default="cpu", help="where to compute: cpu, cuda, ... (default: cpu)"
+    )
+    parser.add_argument(
+        "--compile",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="compile the model first; auto: if there is so much to compute that it pays",
     )
 
 
@@ -164,6 +170,15 @@ def load(args: argparse.Namespace) -> "Model":
     from equiv.models.file import load_model
 
     return load_model(args.model, dtype=args.dtype, device=args.device)
+
+
+def compile_for(args: argparse.Namespace, sizes: Sequence[int]) -> str:
+    """`on` or `off`: what `--compile` means for structures of these numbers of atoms."""
+    from equiv.models.compiled.worth import worthwhile
+
+    if args.compile != "auto":
+        return args.compile
+    return "on" if worthwhile(1, sum(sizes)) else "off"
 
 
 def read_structure(path: Path, index: int | None) -> "Atoms":

@@ -19,6 +19,7 @@ from ase.md.verlet import VelocityVerlet
 from equiv.cli.progress import Progress
 from equiv.errors import EquivError
 from equiv.integrations.ase import EquivCalculator
+from equiv.models.compiled.worth import worthwhile
 from equiv.models.interface import Model
 
 COLUMNS = ("time_fs", "potential_eV", "kinetic_eV", "total_eV", "temperature_K", "volume_A3")
@@ -44,7 +45,10 @@ class Dynamics:
                 Stationary(atoms)
                 if not atoms.pbc.any() and len(atoms) > 2:
                     ZeroRotation(atoms)
-        atoms.calc = EquivCalculator(model)
+        choice = args.compile
+        if choice == "auto":
+            choice = "on" if worthwhile(args.steps, len(atoms)) else "off"
+        atoms.calc = EquivCalculator(model, compile=choice)
         self.integrator = _integrator(atoms, args, self.timestep, noise)
         print(
             f"md     {atoms.get_chemical_formula()}, {len(atoms)} atoms: {args.ensemble}, "

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from equiv.cli.arguments import (
         check_extended_xyz,
         check_output,
+        compile_for,
         label_options,
         load,
         read_labelled,
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         print(dataset.labels)
     graphs = [AtomGraph.from_atoms(f.atoms, model.cutoff, labels=f) for f in dataset]
+    model.compile(compile_for(args, [len(frame.atoms) for frame in dataset]))
     with Progress("evaluating", len(graphs), "structures") as progress:
         groups = [frame.group for frame in dataset]
         evaluation = evaluate(model, graphs, groups=groups, progress=progress.advance)

@@ -41,13 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict and write."""
-    from equiv.cli.arguments import check_extended_xyz, check_output, load, read_structures
+    from equiv.cli.arguments import (
+        check_extended_xyz,
+        check_output,
+        compile_for,
+        load,
+        read_structures,
+    )
     from equiv.cli.progress import Progress
 
     check_output(args.output, args.model, args.data)
     check_extended_xyz(args.output)
     frames = read_structures(args.data)
     model = load(args)
+    model.compile(compile_for(args, [len(frame) for frame in frames]))
     with Progress("predicting", len(frames), "structures") as progress:
         add_predictions(model, frames, prefix=args.prefix, progress=progress.advance)
     write_frames(frames, args.output)

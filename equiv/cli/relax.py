@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from equiv.atomic import replacing
     from equiv.integrations.ase import EquivCalculator
 
-    atoms.calc = EquivCalculator(model)
+    atoms.calc = EquivCalculator(model, compile=args.compile)
     before = atoms.get_potential_energy()
     target = FrechetCellFilter(atoms, scalar_pressure=args.pressure * GPa) if args.cell else atoms
     optimizer_class = getattr(ase.optimize, args.optimizer)

@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", action="store_true", help="check the recipe, print it in full and stop"
     )
+    parser.add_argument(
+        "--compile",
+        choices=("auto", "on", "off"),
+        help="compile the training step, as `--set train.compile=...` does",
+    )
     parser.add_argument("--no-report", action="store_true", help="make no plots and no report.html")
     parser.add_argument("--quiet", "-q", action="store_true", help="print errors only")
 
@@ -54,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     """Train; the exit code."""
     from equiv.train.recipe_load import load_recipe
 
-    recipe = load_recipe(args.source, args.overrides, output=args.output)
+    chosen = [] if args.compile is None else [f"train.compile={args.compile}"]
+    recipe = load_recipe(args.source, [*args.overrides, *chosen], output=args.output)
     if args.check:
         import yaml
 

@@ -53,6 +53,8 @@ class EquivCalculator(Calculator):
         device: where to compute, for example `cuda`.
         skin: how far beyond the cutoff neighbours are remembered, Angstrom; the search is repeated
             when an atom has moved half of it. The results do not depend on it.
+        compile: `auto` compiles once so much has been computed that it pays, `on` at the first
+            call, `off` never (:meth:`equiv.models.Model.compile`).
 
     Attributes:
         model: the model in use.
@@ -76,6 +78,7 @@ class EquivCalculator(Calculator):
         dtype: torch.dtype | str | None = None,
         device: torch.device | str = "cpu",
         skin: float = 0.5,
+        compile: str = "auto",
         atoms: Atoms | None = None,
     ) -> None:
         super().__init__()
@@ -87,6 +90,8 @@ class EquivCalculator(Calculator):
             source = os.fspath(model)
             model = load_model(model, dtype=dtype, device=device)
         self.model = model.eval().requires_grad_(False)
+        self._compile = compile
+        self.model.compile(compile)
         self.card = self.model.card
         self.implemented_properties = [*PROPERTIES, *self.model.extra_properties]
         self.parameters = Parameters(
@@ -177,7 +182,7 @@ class EquivCalculator(Calculator):
         if kwargs:
             raise EquivError(
                 f"cannot change {', '.join(kwargs)} of an EquivCalculator; make a new one with "
-                "EquivCalculator(model, dtype=..., device=..., skin=...)"
+                "EquivCalculator(model, dtype=..., device=..., skin=..., compile=...)"
             )
         return {}
 
@@ -213,6 +218,7 @@ class EquivCalculator(Calculator):
             setattr(self, key, value)
         self._neighbors = VerletList(self._neighbors.cutoff, skin=self._neighbors.skin)
         self._lock = threading.RLock()
+        self.model.compile(self._compile)
 
 
 def _has_stress(atoms: Atoms) -> bool:

@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "train.patience",
     "train.checkpoint_interval",
     "train.threads",
+    "train.compile",
     "card",
 )
 LOCK = ".lock"
@@ -150,6 +151,7 @@ class _Run:
                 console.errors("errors", stored)
                 return self._result(stored, trainer)
         else:
+            self._compile(trainer)
             self._write_recipe(prepared.recipe)
             reason = self._fit(trainer, prepared)
             if trainer.position.finished is None:
@@ -190,6 +192,17 @@ class _Run:
             console=self.console,
             extra={"recipe": self.recipe.to_dict(), "fingerprint": prepared.fingerprint},
         )
+
+    def _compile(self, trainer: Trainer) -> None:
+        """Compile if the recipe wants it, or wants it to be decided and the run is long."""
+        choice = trainer.recipe.compile
+        if choice == "off":
+            return
+        if choice == "auto" and (reason := trainer.too_short_to_compile()) is not None:
+            self.console.fact("compile", f"no: {reason} (train.compile=on does it anyway)")
+            return
+        with _memory_explained():
+            trainer.compile()
 
     def _describe(self, model: Model, prepared: Prepared) -> None:
         """Print model, loss and schedule in three lines."""

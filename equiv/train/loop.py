@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from equiv.graph import collate
-from equiv.models.interface import Model, Prediction
+from equiv.models.compiled.worth import worthwhile
+from equiv.models.interface import Model
 from equiv.train.checkpoint import (
     Checkpoint,
     optimizer_tensors,
@@ -30,6 +31,7 @@ from equiv.train.recipe import TrainRecipe
 from equiv.train.sampler import EdgeBudgetSampler
 from equiv.train.schedule import Schedule
 from equiv.train.state import Learned, NotANumber, Position
+from equiv.train.step import CompiledStep, EagerStep, Step
 
 COLUMNS = (
     "epoch",
@@ -45,6 +47,7 @@ COLUMNS = (
     "gradient_norm",
     "best",
 )
+LONG_TIME = 600.0  # seconds of training that repay a compilation
 LEAST_PAUSE = 5.0  # seconds between the checkpoints of very short epochs
 
 
@@ -100,6 +103,7 @@ class Trainer:
             forces=learned.forces is not None,
             stress=learned.stress is not None,
         )
+        self.step: Step = EagerStep(model, self.criterion)
         self.log = RunLog(folder, COLUMNS)
         self.position = Position()
         self.interruption = Interruption()
@@ -142,6 +146,7 @@ class Trainer:
                 if self.interruption and position.finished is None:
                     self.save()
                     return f"interrupted by {self.interruption.name}"
+        self._report_graphs()
         self.save()
         return position.finished
 
@@ -152,10 +157,61 @@ class Trainer:
         """
         largest = self.sampler.largest()
         before = random_tensors()
-        self._loss(self._batch(largest), self._weights(0.0))[0].backward()
+        EagerStep(self.model, self.criterion)(self._batch(largest), self._weights(0.0))
         self.optimizer.zero_grad(set_to_none=True)
         restore_random(before)
         return int(self.sampler.num_edges[largest].sum())
+
+    def too_short_to_compile(self) -> str | None:
+        """Why compiling does not pay; a matter of recipe and data alone, equal in a resumed run."""
+        recipe, graphs = self.recipe, self.train_graphs
+        if self.model.device.type != "cpu":
+            return "on a GPU that is done on request only"
+        if recipe.epochs == "auto":
+            assert recipe.max_time is not None
+            short = recipe.max_time < LONG_TIME
+            return f"{recipe.max_time:g} s are too short to repay it" if short else None
+        batches = len(self.sampler.batches(0))
+        atoms = sum(int(graph.num_nodes or 0) for graph in graphs) / batches
+        steps = recipe.epochs * batches
+        if worthwhile(steps, atoms):
+            return None
+        return f"{steps} steps of {atoms:.0f} atoms are too few to repay it"
+
+    def compile(self) -> None:
+        """Compute steps, and validation if that is long enough, by compiled code.
+
+        The largest batch goes first, so that the same run is compiled in the same way after a
+        resume. Where it cannot be done the user is told why, and nothing changes.
+        """
+        report, graphs = self._report_compile, self.train_graphs
+        small = sorted(range(len(graphs)), key=lambda i: (int(graphs[i].num_nodes or 0), i))[:2]
+        step = CompiledStep(EagerStep(self.model, self.criterion), self._batch(small), report)
+        if not step.possible:
+            return
+        self.step = step
+        before = random_tensors()
+        step(self._batch(self.sampler.largest()), self._weights(0.0))
+        self.optimizer.zero_grad(set_to_none=True)
+        restore_random(before)
+        if step.compiled_batches and self.learned.forces is not None:
+            self.model.compile(report=report)
+            evaluate_model(self.model, self.valid_graphs[:2])  # now, and not within an epoch
+
+    def _report_graphs(self) -> None:
+        """How many graphs it took, for user and log."""
+        if not isinstance(self.step, CompiledStep):
+            return
+        programs, steps = self.step.programs, self.step.compiled_batches
+        counts = {"graphs": programs.graphs, "built": programs.compiled, "loaded": programs.loaded}
+        self.log.event("compiled", {**counts, "batches": steps})
+        self._report_compile(
+            f"{programs.graphs} graphs for the training step ({programs.compiled} built now, "
+            f"{programs.loaded} from earlier runs); {steps} batches computed by them"
+        )
+
+    def _report_compile(self, text: str) -> None:
+        self.console.fact("compile", text)
 
     @property
     def evaluation_edges(self) -> int | None:
@@ -215,11 +271,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = position.learning_rate
         batch = self._batch(indices)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, prediction = self._loss(batch, self._weights(progress))
+        loss, prediction = self.step(batch, self._weights(progress))
         value, norm = loss.item(), math.nan
         if math.isfinite(value):
-            loss.backward()
             limit = math.inf if self.recipe.clip_gradient is None else self.recipe.clip_gradient
             norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit).item()
         if not math.isfinite(norm):
@@ -233,18 +287,6 @@ class Trainer:
         position.gradient += norm
         for name, rows in batch_errors(prediction, batch).items():
             position.errors.setdefault(name, ErrorSum()).add(rows.error)
-
-    def _loss(self, batch: Any, weights: LossWeights) -> tuple[Tensor, Prediction]:
-        self.model.train()
-        prediction = self.model(
-            batch,
-            forces=self.learned.forces is not None,
-            stress=self.learned.stress is not None,
-        )
-        loss = self.criterion(prediction, batch, weights)
-        for term in self.model.loss_terms(prediction, batch).values():
-            loss = loss + term
-        return loss, prediction
 
     def _batch(self, indices: list[int]) -> Any:
         return collate([self.train_graphs[i] for i in indices]).to(self.model.device)
@@ -364,10 +406,9 @@ class Trainer:
 
     def _harmless(self, index: int) -> bool:
         """Whether the loss of one structure and its gradient are finite."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, _ = self._loss(self._batch([index]), self._weights(0.0))
+        eager = EagerStep(self.model, self.criterion)
+        loss, _ = eager(self._batch([index]), self._weights(0.0))
         if not math.isfinite(loss.item()):
             return False
-        loss.backward()
         gradients = [value.grad for value in self.parameters.values() if value.grad is not None]
         return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)

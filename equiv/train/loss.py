@@ -1,13 +1,15 @@
 """The training loss: errors of energy per atom, force components and stress components."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiv.models.interface import Prediction
+from equiv.train.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -55,44 +57,42 @@ class EnergyForcesStressLoss(nn.Module):
         self, prediction: Prediction, batch: Any, weights: LossWeights
     ) -> Float[Tensor, ""]:
         """The loss of a batch, a float64 scalar."""
+        parts = (weights.energy, weights.forces, weights.stress)
+        return self.of(prediction, Targets.of(batch), parts)
+
+    def of(
+        self,
+        prediction: Prediction,
+        targets: Targets,
+        weights: Sequence[float] | Float[Tensor, "3"],
+    ) -> Float[Tensor, ""]:
+        """The same, without a look at any value; ``weights`` are those of the three terms."""
         total = prediction.energy.new_zeros((), dtype=torch.float64)
-        omega = batch.weight
-        if self.energy and weights.energy:
-            atoms = torch.bincount(batch.batch, minlength=batch.num_graphs)
-            error = (prediction.energy - batch.energy) / atoms.clamp(min=1)
-            total = total + weights.energy * self._mean(error, batch.has_energy, omega)
-        if self.forces and weights.forces and prediction.forces is not None:
-            has = batch.has_forces[batch.batch]
-            total = total + weights.forces * self._mean(
-                prediction.forces - batch.forces, has, omega[batch.batch]
-            )
-        if self.stress and weights.stress and prediction.virials is not None:
+        if self.energy:
+            error = (prediction.energy - targets.energy) * targets.per_atom
+            total = total + weights[0] * self._sum(error, targets.energy_share)
+        if self.forces and prediction.forces is not None:
+            error = prediction.forces - targets.forces
+            total = total + weights[1] * self._sum(error, targets.forces_share)
+        if self.stress and prediction.virials is not None:
             # From virials and not from the predicted stress: that one divides by the volume of
             # every structure, and where there is none, 0 * (1/0) would poison the gradient of the
             # others.
-            has = batch.has_stress
-            volume = torch.linalg.det(batch.cell[has]).abs()
-            error = -prediction.virials[has] / volume[:, None, None] - batch.stress[has]
-            total = total + weights.stress * self._mean(error, has[has], omega[has])
+            error = -prediction.virials * targets.per_volume[:, None, None] - targets.stress
+            total = total + weights[2] * self._sum(error, targets.stress_share)
         return total
 
-    def _mean(
-        self,
-        error: Float[Tensor, "items ..."],
-        has: Bool[Tensor, " items"],
-        omega: Float[Tensor, " items"],
+    def _sum(
+        self, error: Float[Tensor, "items ..."], share: Float[Tensor, " items"]
     ) -> Float[Tensor, ""]:
-        """Weighted mean of the penalty over the items that have the label; zero if none has."""
-        error, omega = error[has], omega[has]
-        if error.numel() == 0:
-            return error.new_zeros(())
+        """Sum of the penalties, each with its share."""
         if self.kind == "mse":
             penalty = error.square()
         else:
             penalty = nn.functional.huber_loss(
                 error, torch.zeros_like(error), delta=self.delta, reduction="none"
             )
-        return (penalty * omega.view(-1, *[1] * (error.ndim - 1))).mean()
+        return (penalty * share.view(-1, *[1] * (error.ndim - 1))).sum()
 
     def extra_repr(self) -> str:
         learned = [name for name in ("energy", "forces", "stress") if getattr(self, name)]

@@ -264,6 +264,10 @@ class TrainRecipe(Section):
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="CPU threads; null leaves torch's choice"
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="compile the training step; auto: if the run is long enough to repay it",
+    )
     deterministic: bool = Field(
         default=False, description="refuse operations that are not reproducible on a GPU"
     )

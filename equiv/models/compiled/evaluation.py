@@ -1,6 +1,7 @@
 """Energies, forces and stress by compiled code."""
 
 import copy
+import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from equiv.choices import choose
 from equiv.errors import EquivError
 from equiv.graph.layout import Layout
 from equiv.models.block_model import BlockModel, in_batch_order
 from equiv.models.compiled.agreement import Agreement, compare
 from equiv.models.compiled.programs import Programs, Report, Run, Task
-from equiv.models.compiled.worth import work
+from equiv.models.compiled.worth import CHOICES, WORK, work
 from equiv.models.interface import Model, Prediction
 
 CHECKED_ATOMS = 256
@@ -64,6 +66,29 @@ class Evaluate:
         return fields(prediction)
 
 
+def compile_model(
+    model: Model, mode: str, report: Report | None = None
+) -> "CompiledEvaluation | None":
+    """What answers the calls of a model in a mode; None if the model does.
+
+    Raises:
+        EquivError: no such mode.
+    """
+    choose(dict.fromkeys(CHOICES), mode, "compile")
+    report = tell if report is None else report
+    if mode == "auto" and model.device.type != "cpu":
+        report("not compiled: on a GPU that is done on request only (compile: on)")
+        return None
+    if mode == "off":
+        return None
+    return CompiledEvaluation(model, report, after=WORK if mode == "auto" else 0.0)
+
+
+def tell(text: str) -> None:
+    """Print to the standard error."""
+    print(f"compile    {text}", file=sys.stderr, flush=True)
+
+
 class CompiledEvaluation:
     """Stands in for the call of a model: same arguments, same predictions, compiled where it can.
 
@@ -109,7 +134,7 @@ class CompiledEvaluation:
         values = self.programs.run(task, inputs)
         if values is None:
             return None
-        return in_batch_order(Prediction(**values), inputs.layout, batch.num_graphs)
+        return in_batch_order(predicted(values), inputs.layout, batch.num_graphs)
 
 
 class EvaluationCheck:
@@ -135,7 +160,7 @@ class EvaluationCheck:
             return self(run)
         if values is None:
             raise EquivError("the graph does not hold for the batch it was made for")
-        compiled = in_batch_order(Prediction(**values), inputs.layout, self.part.cell.shape[0])
+        compiled = in_batch_order(predicted(values), inputs.layout, self.part.cell.shape[0])
         dtype = self.model.dtype
         return compare(*map(_compared, (compiled, self.eager, self.reference)), dtype=dtype)
 
@@ -164,6 +189,11 @@ def excerpt(batch: Any, atoms: int) -> Any:
         shifts=batch.shifts[inside],
         num_graphs=graphs,
     )
+
+
+def predicted(values: dict[str, Any]) -> Prediction:
+    """The inverse of :func:`fields`; what is not there is None."""
+    return Prediction(**values)
 
 
 def fields(prediction: Prediction) -> dict[str, Tensor | None]:

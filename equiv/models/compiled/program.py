@@ -48,7 +48,9 @@ def build(graph: Graph, folder: Path) -> None:
         NotGeneral: the compiler had to fix a size.
     """
     import torch._inductor
-    import torch.fx.experimental._config as symbols
+    import torch.fx.experimental._config as module
+
+    symbols: Any = module
 
     scratch = folder / "scratch"
     scratch.mkdir()
@@ -56,7 +58,7 @@ def build(graph: Graph, folder: Path) -> None:
     if (compiler := find_compiler()) is not None:
         options["cpp.cxx"] = (None, compiler)
     # What the compiler may choose, it is to choose for all sizes and not for those of the example.
-    general = symbols.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    general = symbols.patch(backed_size_oblivious=True)
     with quiet(), torch.random.fork_rng(devices=[]), _quicker_algebra(), general:
         path = torch._inductor.aot_compile(graph.module, graph.arguments, options=options)
     facts = {
@@ -83,7 +85,7 @@ class Program:
         facts = json.loads((folder / FACTS).read_text())
         self.outputs: list[str] = facts["outputs"]
         self.conditions = [Condition.from_dict(c) for c in facts["conditions"]]
-        code: Any = torch._C._aoti  # type: ignore[attr-defined]
+        code: Any = getattr(torch._C, "_aoti")  # noqa: B009  (absent from its stubs)
         if device.type == "cpu":
             self._runner = code.AOTIModelContainerRunnerCpu(str(folder / CODE), 1)
         else:
@@ -110,7 +112,9 @@ def _quicker_algebra() -> Iterator[None]:
     With symbols for all sizes, that search is half of the time of a compilation.
     """
     import sympy
-    from torch._inductor import sizevars
+    import torch._inductor.sizevars as module
+
+    sizevars: Any = module
 
     class Algebra:
         def __getattr__(self, name: str) -> Any:
@@ -125,7 +129,7 @@ def _quicker_algebra() -> Iterator[None]:
     if getattr(sizevars, "sympy", None) is not sympy:  # another torch: slower, as right
         yield
         return
-    sizevars.sympy = Algebra()  # type: ignore[assignment]
+    sizevars.sympy = Algebra()
     try:
         yield
     finally:

@@ -50,7 +50,7 @@ class Graph:
         position = {symbol: i for i, symbol in enumerate(self._symbols)}
         found = {}
         for guard in self._shapes.guards:
-            relation = guard.expr
+            relation: Any = guard.expr
             if relation == sympy.true:
                 continue
             if isinstance(relation, (sympy.Eq, sympy.Ge, sympy.Le, sympy.Gt, sympy.Lt)):
@@ -93,7 +93,9 @@ def trace(function: Function, model: nn.Module, inputs: Any) -> Graph:
     shapes = ShapeEnv(duck_shape=False)
     mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
     tensors = weights(model)
-    arguments = [mode.from_tensor(x.detach(), static_shapes=True) for x in tensors.values()]
+    arguments: list[Any] = [
+        mode.from_tensor(x.detach(), static_shapes=True) for x in tensors.values()
+    ]
     symbols: list[Any] = []
     for leaf in leaves(inputs):
         arguments.append(_stand_in(mode, leaf))
