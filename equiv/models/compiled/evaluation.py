@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -191,7 +192,7 @@ def excerpt(batch: Any, atoms: int) -> Any:
     )
 
 
-def predicted(values: dict[str, Any]) -> Prediction:
+def predicted(values: Mapping[str, Any]) -> Prediction:
     """The inverse of :func:`fields`; what is not there is None."""
     return Prediction(**values)
 

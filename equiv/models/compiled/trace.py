@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,8 @@ class Graph:
             if isinstance(relation, (sympy.Eq, sympy.Ge, sympy.Le, sympy.Gt, sympy.Lt)):
                 sign = -1 if isinstance(relation, (sympy.Le, sympy.Lt)) else 1
                 strict = isinstance(relation, (sympy.Gt, sympy.Lt))
-                polynomial = sign * (relation.lhs - relation.rhs) - int(strict)
+                left, right = cast(Any, relation.lhs), cast(Any, relation.rhs)
+                polynomial = sign * (left - right) - int(strict)
                 condition = _condition(isinstance(relation, sympy.Eq), polynomial, position)
                 found[condition] = None
             else:
