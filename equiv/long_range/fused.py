@@ -85,6 +85,9 @@ class _Energy(torch.autograd.Function):
         x, q, cell, potentials, forces, virials = ctx.saved_tensors
         system, (grad,) = ctx.system, grads
         if torch.is_grad_enabled():
+            # Aliases: charges may be functions of the positions, and only what the energy itself
+            # owes to each tensor is wanted here.
+            x, q, cell = x.view_as(x), q.view_as(q), cell.view_as(cell)
             again = PointCharges(x, q, cell, system.pbc, system.batch)
             energy = ctx.potential.energy(again, ctx.pairs)
             wanted = [t for t, n in zip((x, q, cell), ctx.needs_input_grad, strict=False) if n]

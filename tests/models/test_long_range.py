@@ -81,6 +81,15 @@ def test_equilibrated_charges_answer_to_charges_out_of_sight():
     assert abs(near[0] - far[0]) > 0.01
 
 
+@pytest.mark.parametrize("charges", ["learned", "equilibrated"])
+def test_forces_are_the_same_where_they_are_differentiated_again(charges):
+    model = build(charges=charges)
+    structure = ase.Atoms("NaClNa", [[0, 0, 0], [2.7, 0, 0], [2.1, 3.0, 0.4]], info={"charge": 1})
+    wanted = predict(model, structure).forces
+    forces = predict(model.train(), structure).forces
+    np.testing.assert_allclose(forces.detach(), wanted, atol=1e-8)
+
+
 def test_dipoles_belong_to_finite_structures():
     model = build(**IONS)
     periodic = pair(3.0)
