@@ -37,8 +37,8 @@ class EquivCalculator(Calculator):
         \sigma_i = -\frac{1}{V} W_i, \quad \sum_i \sigma_i = \sigma
 
     Energies in eV, forces in eV/Angstrom, stress in eV/Angstrom^3 in ASE's sign and Voigt order.
-    The per-atom stresses give each atom half the virial :math:`W` of each of its pairs. A model with
-    a long-range term also gives ``charges`` (e) and the ``dipole`` (e Angstrom) of finite
+    The per-atom stresses give each atom half the virial :math:`W` of each of its pairs. A model
+    with a long-range term also gives ``charges`` (e) and the ``dipole`` (e Angstrom) of finite
     structures, and takes the total charge from ``atoms.info["charge"]``.
 
     What has been asked for once is computed together from then on: a run that asks for energies

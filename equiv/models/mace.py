@@ -18,7 +18,7 @@ from equiv.models.block_model import BlockModel
 from equiv.nn.cutoff import PolynomialCutoff
 from equiv.nn.linear import ElementLinear, SphericalLinear
 from equiv.nn.mlp import RadialMLP
-from equiv.nn.radial import RADIAL_BASES
+from equiv.nn.radial import RADIAL_BASES, BesselBasis
 from equiv.nn.readout import LinearReadout, NonlinearReadout
 from equiv.nn.reference_energies import ReferenceEnergies
 from equiv.nn.zbl import ZBL
@@ -66,6 +66,8 @@ class MACE(BlockModel):
         shift: :math:`b`, eV per atom.
         residual_first: whether the first layer adds its features to its result, as the others do;
             its messages then skip the element-dependent map.
+        frequencies: of the Bessel functions in 1/Angstrom, where a model from elsewhere holds
+            rounded ones.
         zbl: add the :class:`equiv.nn.ZBL` repulsion, so that atoms cannot collapse into each other.
 
     Raises:
@@ -95,6 +97,7 @@ class MACE(BlockModel):
         scale: float = 1.0,
         shift: float = 0.0,
         residual_first: bool = False,
+        frequencies: Sequence[float] | None = None,
         zbl: bool = False,
     ) -> None:
         numbers = sorted({_atomic_number(e) for e in elements})
@@ -144,11 +147,14 @@ class MACE(BlockModel):
             "scale": float(scale),
             "shift": float(shift),
             "residual_first": residual_first,
+            "frequencies": None if frequencies is None else [float(k) for k in frequencies],
             "zbl": zbl,
         }
         self.edge_degree, self.scale, self.shift = edge_degree, float(scale), float(shift)
         basis = choose(RADIAL_BASES, radial_basis, "radial_basis")
-        self.radial_basis = basis(num_radial, self.cutoff, PolynomialCutoff(cutoff_power))
+        given = {} if frequencies is None else {"frequencies": frequencies}
+        _require(not given or basis is BesselBasis, "frequencies", "left out", radial_basis)
+        self.radial_basis = basis(num_radial, self.cutoff, PolynomialCutoff(cutoff_power), **given)
         self.embedding = nn.Parameter(torch.randn(len(numbers), channels))
         self.layers = nn.ModuleList()
         self.readouts = nn.ModuleList()

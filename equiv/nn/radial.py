@@ -1,6 +1,7 @@
 """Radial bases: distances to a few smooth functions that vanish at the cutoff."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -24,13 +25,24 @@ class BesselBasis(ExactConstants):
         num: number of functions.
         cutoff: in Angstrom.
         envelope: takes the functions to zero at the cutoff.
+        frequencies: in 1/Angstrom, instead of :math:`n \pi / r_c`; models from elsewhere may hold
+            rounded ones.
     """
 
-    def __init__(self, num: int, cutoff: float, envelope: PolynomialCutoff) -> None:
+    def __init__(
+        self,
+        num: int,
+        cutoff: float,
+        envelope: PolynomialCutoff,
+        *,
+        frequencies: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.num, self.cutoff, self.envelope = num, cutoff, envelope
+        regular = torch.arange(1, num + 1, dtype=torch.float64) * math.pi / cutoff
         self.register_constant(
-            "frequencies", torch.arange(1, num + 1, dtype=torch.float64) * math.pi / cutoff
+            "frequencies",
+            regular if frequencies is None else torch.tensor(frequencies, dtype=torch.float64),
         )
         self.frequencies: Tensor
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from equiv.errors import RecipeError
 from equiv.models import MACE
-from equiv.train.recipe import MACERecipe, Recipe, parse_duration
+from equiv.train.recipe import LongRangeRecipe, MACERecipe, Recipe, parse_duration
 from equiv.train.recipe_load import all_keys, load_recipe
 
 MINIMAL = "data:\n  train: a.xyz\n"
@@ -238,8 +238,11 @@ def test_the_defaults_of_the_recipe_are_those_of_the_constructor():
     measured = {"elements", "reference_energies", "mean_neighbors", "scale", "shift"}
     constructor = inspect.signature(MACE.__init__).parameters
     fields = MACERecipe.model_fields
-    assert set(fields) - {"name"} == set(constructor) - {"self", "elements", "reference_energies"}
-    for name in set(fields) - measured - {"name", "cutoff"}:
+    beside = {"name", "long_range"}  # chosen before the constructor is called
+    converted = {"residual_first", "frequencies"}  # what only models from elsewhere have
+    given = set(constructor) - {"self", "elements", "reference_energies"} - converted
+    assert set(fields) - beside == given
+    for name in set(fields) - measured - beside - {"cutoff"}:
         default, expected = (
             fields[name].get_default(call_default_factory=True),
             constructor[name].default,
@@ -252,9 +255,19 @@ def test_the_choices_of_the_recipe_are_those_that_exist():
     from equiv.models import MODELS
     from equiv.nn.radial import RADIAL_BASES
 
-    choices = {"name": MODELS, "product": CONVOLUTIONS, "radial_basis": RADIAL_BASES}
+    choices = {"product": CONVOLUTIONS, "radial_basis": RADIAL_BASES}
     for field, registry in choices.items():
         assert set(get_args(MACERecipe.model_fields[field].annotation)) == set(registry)
+    assert set(get_args(MACERecipe.model_fields["name"].annotation)) <= set(MODELS)
+
+
+def test_the_long_range_term_of_the_recipe_is_that_of_the_model():
+    from dataclasses import fields
+
+    from equiv.models import LongRange
+
+    expected = {field.name: field.default for field in fields(LongRange)}
+    assert LongRangeRecipe().model_dump() == expected
 
 
 def test_checking_a_recipe_imports_neither_torch_nor_ase(write):

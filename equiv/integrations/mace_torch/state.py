@@ -165,9 +165,10 @@ class _Mapping:
             "shift": shift,
         }
         frequencies = self._check_radial(shared["cutoff"])
-        if form.is_plain and frequencies is None:
+        if form.is_plain:
             return MACE(
                 **shared,
+                frequencies=frequencies,
                 layers=form.layers,
                 correlation=form.correlation[0],
                 residual_first=form.interactions[0] == "plain_residual",
@@ -308,8 +309,8 @@ class _Mapping:
         deviation = (found * cutoff / math.pi / counted - 1).abs().max().item()
         if deviation < SINGLE_PRECISION:
             self._note(deviation)
-            return None
-        return found.tolist()
+        # Rounded frequencies are kept: they are what single precision changes most.
+        return None if deviation < EXACT else found.tolist()
 
     def _check_repulsion(self) -> int:
         here = "pair_repulsion_fn"
