@@ -2,6 +2,7 @@ r"""The Gaunt product on exact grids of the sphere."""
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -11,10 +12,13 @@ from equiv.choices import choose
 from equiv.errors import EquivError
 from equiv.so3 import Irreps, SphereGrid, antipodal_half, lebedev_grid, product_grid
 from equiv.so3.legendre import normalized_legendre
+from equiv.tensor_products.channels import ChannelMixing
 from equiv.tensor_products.gaunt import GauntTensorProduct, degree_of
 from equiv.tensor_products.pointwise import Field, PointwiseProduct, components_first
+from equiv.tensor_products.sectors import NATURAL
 from equiv.tensor_products.separable import SeparableProduct
 from equiv.tensor_products.spherical import ChannelMode
+from equiv.tensor_products.weighted_grid import Layout, WeightedGridProduct, is_traced
 
 
 class GridProduct(PointwiseProduct):
@@ -49,6 +53,10 @@ class GridProduct(PointwiseProduct):
         rows, dim, channels = x.shape
         columns = x.transpose(0, 1).reshape(dim, rows * channels)
         return ((values @ columns).view(values.shape[0], rows, channels),)
+
+    def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A, A' and B."""
+        return cast(Any, (self.values_0, self.values_1, self.values_2))
 
     def multiply_(self, f: Field, h: Field) -> Field:
         fits = f[0].shape[2] >= h[0].shape[2]
@@ -241,6 +249,50 @@ class GauntGridTensorProduct(GauntTensorProduct):
             choose(GRIDS, grid, "grid")
         self.grid = grid
         self.build_kernels()
+        self._spherical, self._flat = (self._fused(flat) for flat in (False, True))
+
+    def _fused(self, flat: bool) -> WeightedGridProduct | None:
+        """The product with its weights in one step; for the usual irreps and dense grids."""
+        three = (self.sectors1, self.sectors2, self.sectors)
+        if (
+            isinstance(self.channels, ChannelMixing)
+            or len({s.channels for s in three}) > 1
+            or any(
+                [term[:3] for term in s.terms] != [(NATURAL, l, 0) for l in range(len(s.terms))]
+                for s in three
+            )
+            or not isinstance(self._dense_kernel(), GridProduct)
+        ):
+            return None
+        l1, l2, l3 = (Layout(s.l_max(NATURAL), flat) for s in three)
+        return WeightedGridProduct((l1, l2, l3), self.sectors.channels)
+
+    def _dense_kernel(self) -> Any:
+        return next(iter(self.kernels.values()))
+
+    def multiply(
+        self,
+        x1: Float[Tensor, "rows in1"],
+        x2: Float[Tensor, "rows in2"],
+        weight: Float[Tensor, "rows_or_1 weights"] | None,
+    ) -> Float[Tensor, "rows out"]:
+        fused = self._flat
+        if fused is None or (weight is not None and weight.shape[0] != 1) or is_traced(x1):
+            return super().multiply(x1, x2, weight)
+        matrices = self._dense_kernel().matrices()
+        return fused(matrices, super().multiply, x1, x2, weight)
+
+    def multiply_spherical(
+        self,
+        x1: Float[Tensor, "rows lm1 channels1"],
+        x2: Float[Tensor, "rows lm2 channels2"],
+        weight: Float[Tensor, "rows_or_1 weights"] | None,
+    ) -> Float[Tensor, "rows lm channels"]:
+        fused = self._spherical
+        if fused is None or (weight is not None and weight.shape[0] != 1) or is_traced(x1):
+            return super().multiply_spherical(x1, x2, weight)
+        matrices = self._dense_kernel().matrices()
+        return fused(matrices, super().multiply_spherical, x1, x2, weight)
 
     def kernel(
         self,
