@@ -14,7 +14,7 @@ from safetensors import safe_open
 from equiv.errors import EquivError
 from equiv.graph import AtomGraph, collate
 from equiv.integrations.mace_torch import mace_from_state_dict
-from equiv.models import MACE, VariantMACE
+from equiv.models import MACE
 
 REFERENCE = Path(__file__).parent / "reference"
 FILES = sorted(REFERENCE.glob("mace_torch_*.safetensors"))
