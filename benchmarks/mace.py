@@ -138,7 +138,8 @@ class Ours:
     def dynamics(self, steps: int) -> None:
         if self.integrator is None:
             atoms = self.frames[0].copy()
-            atoms.calc = equiv.EquivCalculator(self.path, compile=self.mode)
+            dtype = str(self.model.dtype).removeprefix("torch.")
+            atoms.calc = equiv.EquivCalculator(self.path, dtype=dtype, compile=self.mode)
             MaxwellBoltzmannDistribution(atoms, temperature_K=100, rng=np.random.default_rng(0))
             self.integrator = VelocityVerlet(atoms, 0.1 * units.fs)
         self.integrator.run(steps)

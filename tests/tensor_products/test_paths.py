@@ -104,7 +104,7 @@ def test_a_path_without_channels_fills_nothing():
 def test_misspelt_choices_are_refused():
     with pytest.raises(EquivError, match="irrep_normalization: expected one of component, norm"):
         tensor_product("0e", "0e", "0e", irrep_normalization="components")  # pyright: ignore
-    with pytest.raises(EquivError, match="mode: expected one of uvw, uvu, uvv, .*, got 'uv'"):
+    with pytest.raises(EquivError, match=r"mode: expected one of uvw, uvu, uvv, .*, got 'uv'"):
         tensor_product("0e", "0e", "0e", mode="uv")  # pyright: ignore
     with pytest.raises(EquivError, match="irreps_in2: cannot read '1x'"):
         ReferenceTensorProduct("0e", "1x", "0e")
