@@ -54,7 +54,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 WORKERS = {"mace-torch": "mace_torch_worker.py", "nequip": "nequip_worker.py"}
 CUTOFF = 5.0
-ELEMENTS = [1, 6, 8, 14]  # of every model, so that compiled code serves all systems
+# The same for every model, so that compiled code serves all systems.
+ELEMENTS, NEIGHBORS = [1, 6, 8, 14], 30.0
 TASKS = ("forces", "training", "dynamics")
 HIDDEN = ("128x0e", "64x0e+64x1o", "128x0e+128x1o")
 OURS = {"equiv": "off", "equiv compiled": "on"}
@@ -166,7 +167,6 @@ class Bench:
         frames = SYSTEMS[case.system]()
         structures = self.place / "structures.xyz"
         ase.io.write(structures, frames)
-        neighbors = mean_neighbors(frames)
         source, target = self.place / "model.model", self.place / "model.safetensors"
         with self.peer("mace-torch", 1) as peer:
             peer.ask(
@@ -175,7 +175,7 @@ class Bench:
                 numbers=ELEMENTS,
                 hidden=case.hidden,
                 cutoff=CUTOFF,
-                neighbors=neighbors,
+                neighbors=NEIGHBORS,
             )
             difference = self.compare(peer, source, structures, target, frames)
         ours = {
@@ -199,7 +199,7 @@ class Bench:
                     "numbers": ELEMENTS,
                     "channels": int(case.hidden.partition("x")[0]),
                     "cutoff": CUTOFF,
-                    "neighbors": neighbors,
+                    "neighbors": NEIGHBORS,
                 }
             worker.ask("open", **request)
         try:
@@ -289,11 +289,6 @@ class Bench:
                 f"  {name}{row['peer_ms']:10.1f} ms{row['ratio']:7.1f}x",
                 flush=True,
             )
-
-
-def mean_neighbors(frames: list[ase.Atoms]) -> float:
-    graphs = [AtomGraph.from_atoms(atoms, CUTOFF) for atoms in frames]
-    return sum(g.num_edges for g in graphs) / sum(len(atoms) for atoms in frames)
 
 
 def convert(source: Path, target: Path) -> None:

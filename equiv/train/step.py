@@ -144,7 +144,13 @@ class CompiledStep:
         options = {
             k: getattr(criterion, k) for k in ("kind", "delta", "energy", "forces", "stress")
         }
-        return Task("training step", Gradient(criterion), options, lambda: self._prepared(model))
+        return Task(
+            "training step",
+            Gradient(criterion),
+            options,
+            lambda: self._prepared(model),
+            learns=True,
+        )
 
     def _prepared(self, model: BlockModel) -> Callable[[Run], Agreement]:
         """Run the model, and its copy in float64, on the batch to check with."""

@@ -35,12 +35,15 @@ class Task:
         prepare: runs the model, and gives a function that compares it with a program. That one
             gets a function that runs the program on a record, or returns None for sizes the program
             does not hold for.
+        learns: whether the function differentiates by the weights, so that it matters which of
+            them are learned.
     """
 
     name: str
     function: Function
     options: dict[str, Any]
     prepare: Callable[[], Callable[[Run], Agreement]]
+    learns: bool = False
 
 
 class Programs:
@@ -138,7 +141,8 @@ class Programs:
         def check(program: Program) -> Agreement:
             return compare(lambda inputs: self._run(program, leaves(inputs), task.name))
 
-        name = store.key({"task": [task.name, task.options], "form": str(shape), **self._facts()})
+        facts = {"task": [task.name, task.options], "form": str(shape), **self._facts(task)}
+        name = store.key(facts)
         folder = store.find(name)
         if folder is not None:
             program = Program(folder, self.model.device)
@@ -167,12 +171,12 @@ class Programs:
         )
         return program
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self, task: Task) -> dict[str, Any]:
         """What a graph depends on beside its function: the model except the values of weights."""
         model = self.model
         kind = type(model)
         own = inspect.getsourcefile(kind) if kind.__module__.split(".")[0] != "equiv" else None
-        learned = {name for name, x in model.named_parameters() if x.requires_grad}
+        learned = {n for n, x in model.named_parameters() if task.learns and x.requires_grad}
         return {
             "model": [kind.__module__, kind.__qualname__, model.recipe],
             "own source": None if own is None else Path(own).read_text(),
