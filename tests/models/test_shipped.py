@@ -8,6 +8,7 @@ import yaml
 
 import equiv
 from equiv.data import read_frames
+from equiv.data.options import LabelChoice
 from equiv.graph import AtomGraph
 from equiv.models.file import read_header, verify_model
 from equiv.train.metrics import evaluate_model
@@ -38,9 +39,11 @@ def test_the_card_in_the_file_agrees_with_recipe_and_metrics(name):
     assert sorted(written.values()) == sorted(stored.values())
 
 
-def errors_of(name, file, every):
+def errors_of(name, file, every=1, *, labels=None, chosen=lambda frame: True):
+    if not file.exists():
+        pytest.skip(f"needs {file}")
     model = equiv.load_model(MODELS / name / "weights.safetensors")
-    frames = list(read_frames(file))[::every]
+    frames = [f for f in read_frames(file, labels=labels) if chosen(f)][::every]
     return evaluate_model(
         model, [AtomGraph.from_atoms(f.atoms, model.cutoff, labels=f) for f in frames]
     )
@@ -57,3 +60,20 @@ def test_silicon_is_as_accurate_as_its_card_says(shared_data):
     assert metrics["energy_per_atom"].mae < 4e-3
     assert metrics["forces"].mae < 80e-3
     assert metrics["stress"].mae < 2e-3  # eV/Angstrom^3
+
+
+def test_charged_dimers_are_right_where_they_are_farther_apart_than_in_training(shared_data):
+    file = shared_data / "charged_dimers" / "cc_near_train.xyz"
+    by_interaction = LabelChoice(energy="interaction")
+    near, far = (
+        errors_of(
+            "charged_dimers",
+            file,
+            labels=by_interaction,
+            chosen=lambda frame, steps=steps: frame.atoms.info["step"] in steps,
+        )
+        for steps in ((0, 1, 3, 4), (5, 6, 7))
+    )
+    assert far["energy"].mae < 70e-3  # eV per pair
+    assert far["forces"].rmse < 100e-3  # eV/Angstrom
+    assert far["forces"].rmse < 2 * near["forces"].rmse
