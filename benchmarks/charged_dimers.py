@@ -24,6 +24,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from ase.neighborlist import natural_cutoffs, neighbor_list
 from rich.console import Console
 
 import equiv.train
@@ -38,6 +39,11 @@ TERMS = {
     "equilibrated": {"charges": "equilibrated"},
 }
 COLORS = {"local": "#d95f02", "learned": "#1f6f8b", "equilibrated": "#1b9e77"}
+SHOWN = {
+    "energy_mae_mev": "energy MAE (meV)",
+    "force_rmse_mev_per_angstrom": "RMSE of forces on atoms (meV/Å)",
+    "ion_force_rmse_mev_per_angstrom": "RMSE of forces on ions (meV/Å)",
+}
 # In 2 structures of 50 in `near` and `between`, and 11 of 30 in `far`, the ions are farther apart
 # than the cutoff.
 MODEL = {
@@ -99,18 +105,20 @@ def measured(term: str, frames: list[ase.Atoms], arguments: argparse.Namespace) 
     }
     result = equiv.train.run(recipe, console=Console(width=100), report=False)
     calculator = EquivCalculator(result.model)
+    first = {frame.info["pair"]: one_ion(frame) for frame in frames if frame.info["step"] == 7}
     errors: dict[int, list] = {}
     for frame in frames:
         atoms = frame.copy()
         atoms.calc = calculator
         energy = atoms.get_potential_energy() - frame.info["interaction"]
         forces = atoms.get_forces() - frame.get_forces()
+        pull = forces[first[frame.info["pair"]]].sum(0)
         errors.setdefault(int(frame.info["step"]), []).append(
-            (energy, np.sum(forces**2), forces.size, frame.info["distance"])
+            (energy, np.sum(forces**2), forces.size, np.sum(pull**2), frame.info["distance"])
         )
     rows = []
     for step, values in sorted(errors.items()):
-        energies, squares, components, distances = np.array(values).T
+        energies, squares, components, pulls, distances = np.array(values).T
         rows.append(
             {
                 "model": term,
@@ -120,40 +128,53 @@ def measured(term: str, frames: list[ase.Atoms], arguments: argparse.Namespace) 
                 "distance": distances.mean(),
                 "energy_mae_mev": 1e3 * np.abs(energies).mean(),
                 "force_rmse_mev_per_angstrom": 1e3 * np.sqrt(squares.sum() / components.sum()),
+                "ion_force_rmse_mev_per_angstrom": 1e3 * np.sqrt(pulls.mean() / 3),
             }
         )
     return rows
 
 
-def summary(rows: list[dict], model: str) -> dict[str, tuple[float, float]]:
-    """Energy MAE and force RMSE of each part."""
+def one_ion(frame: ase.Atoms) -> np.ndarray:
+    """Which atoms are bonded to the first one, directly or through others."""
+    senders, receivers = neighbor_list("ij", frame, natural_cutoffs(frame, 1.2))
+    reached = np.arange(len(frame)) == 0
+    for _ in range(len(frame)):
+        reached[receivers[reached[senders]]] = True
+    return reached
+
+
+def summary(rows: list[dict], model: str) -> dict[str, tuple[float, float, float]]:
+    """Energy MAE, and RMSE of forces on atoms and on ions, of each part."""
     result = {}
     for part in STEPS:
         chosen = [row for row in rows if row["model"] == model and row["part"] == part]
         energy = np.mean([row["energy_mae_mev"] for row in chosen])
         forces = [row["force_rmse_mev_per_angstrom"] for row in chosen]
-        result[part] = (float(energy), float(np.sqrt(np.mean(np.square(forces)))))
+        pulls = [row["ion_force_rmse_mev_per_angstrom"] for row in chosen]
+        squares = (np.mean(np.square(errors)) for errors in (forces, pulls))
+        result[part] = (float(energy), *(float(np.sqrt(square)) for square in squares))
     return result
 
 
 def table(rows: list[dict]) -> None:
-    print(f"{'energy MAE (meV), force RMSE (meV/Å)':38}" + "".join(f"{p:>16}" for p in STEPS))
+    print("energy MAE (meV); force RMSE (meV/Å) on atoms and on whole ions")
+    print(f"{'':14}" + "".join(f"{part:>24}" for part in STEPS))
     for model in dict.fromkeys(row["model"] for row in rows):
         found = summary(rows, model)
-        cells = "".join(f"{e:9.1f}{f:7.1f}" for e, f in found.values())
+        cells = "".join(f"{e:10.0f}{f:7.0f}{p:7.0f}" for e, f, p in found.values())
         ratio = found["far"][1] / found["near"][1]
-        print(f"{model:38}{cells}   forces far / near {ratio:.2f}")
+        print(f"{model:14}{cells}   forces far / near {ratio:.2f}")
 
 
 def plot(rows: list[dict]) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == model]
         x = [row["distance"] for row in own]
-        for axis, key in zip(axes, ("energy_mae_mev", "force_rmse_mev_per_angstrom"), strict=True):
+        for axis, key in zip(axes, SHOWN, strict=True):
             axis.semilogy(x, [row[key] for row in own], "o-", color=COLORS[model], label=model)
     start = min(row["distance"] for row in rows if row["part"] == "far")
-    for axis, label in zip(axes, ("energy MAE (meV)", "force RMSE (meV/Å)"), strict=True):
+    for axis, label in zip(axes, SHOWN.values(), strict=True):
         axis.axvspan(start - 0.12, start + 0.62, color="0.93", zorder=0)
         axis.set(xlabel="mean separation of the ions (Å); grey: never seen", ylabel=label)
         axis.spines[["top", "right"]].set_visible(False)
