@@ -136,7 +136,7 @@ def measured(term: str, frames: list[ase.Atoms], arguments: argparse.Namespace) 
 
 def one_ion(frame: ase.Atoms) -> np.ndarray:
     """Which atoms are bonded to the first one, directly or through others."""
-    senders, receivers = neighbor_list("ij", frame, natural_cutoffs(frame, 1.2))
+    senders, receivers = neighbor_list("ij", frame, natural_cutoffs(frame, mult=1.2))  # pyright: ignore
     reached = np.arange(len(frame)) == 0
     for _ in range(len(frame)):
         reached[receivers[reached[senders]]] = True
@@ -172,11 +172,12 @@ def plot(rows: list[dict]) -> None:
         own = [row for row in rows if row["model"] == model]
         x = [row["distance"] for row in own]
         for axis, key in zip(axes, SHOWN, strict=True):
-            axis.semilogy(x, [row[key] for row in own], "o-", color=COLORS[model], label=model)
+            axis.plot(x, [row[key] for row in own], "o-", color=COLORS[model], label=model)
     start = min(row["distance"] for row in rows if row["part"] == "far")
     for axis, label in zip(axes, SHOWN.values(), strict=True):
         axis.axvspan(start - 0.12, start + 0.62, color="0.93", zorder=0)
-        axis.set(xlabel="mean separation of the ions (Å); grey: never seen", ylabel=label)
+        axis.set(xlabel="mean separation (Å), grey: never seen", ylabel=label)
+        axis.set_ylim(bottom=0)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, title="long-range term")
     figure.savefig(RESULTS / "charged_dimers.png", dpi=130)
