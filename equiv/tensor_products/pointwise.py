@@ -27,7 +27,7 @@ class PointwiseProduct(ExactConstants):
     derivative of the product, of any order, is again a product of this kind with the operands in
     other roles. Outside of a compiler this is used: rows are taken in blocks whose values stay in
     the processor's cache, and nothing but the arguments is kept for the backward pass, which
-    computes the values again. That is two to three times faster than storing the values and
+    computes the values again. With many rows that is faster than storing the values and
     reading them back, needs a fraction of the memory, and derivatives of any order are exact. To
     a compiler, which fuses and stores as it sees fit, the product shows its plain form, and so it
     does to ``torch.func``.
