@@ -23,6 +23,7 @@ from equiv.long_range.equilibration import ChargeEquilibration
 from equiv.models.block_model import BlockModel
 from equiv.models.interface import Model, Prediction
 from equiv.models.mace import MACE
+from equiv.units import COULOMB
 
 Charges = Literal["learned", "equilibrated", "fixed"]
 
@@ -168,6 +169,7 @@ class LongRangeModel(Model):
             mean = (atoms.long_range / (batch.ptr[1:] - batch.ptr[:-1]).clamp(min=1))[batch.batch]
             energies = atoms.local + mean + (atoms.shares - mean).detach()
             prediction = Prediction(energy, energies, extras=self._extras(batch, atoms.charges))
+            gradients: Sequence[Tensor] = []
             if derivatives:
                 gradients = torch.autograd.grad(
                     energy.sum(), variables, create_graph=differentiable, materialize_grads=True
@@ -224,13 +226,12 @@ class LongRangeModel(Model):
         return {"charges": charges, "dipole": torch.where(finite, dipole, torch.nan)}
 
     def _potential(self, exponent: float, short_range: bool) -> ChebyshevTucker:
-        units = {} if exponent == 1.0 else {"prefactor": 1.0}
         return ChebyshevTucker(
             self.settings.tolerance,
             cutoff=self.cutoff,
             exponent=exponent,
+            prefactor=COULOMB if exponent == 1.0 else 1.0,
             short_range=short_range,
-            **units,
         )
 
     def _charges(self, symbols: Sequence[str]) -> nn.Module:

@@ -5,9 +5,15 @@ from equiv.tensor_products.many_body_fourier import GauntFourierManyBodyProduct
 from equiv.tensor_products.many_body_grid import GauntManyBodyProduct
 from equiv.tensor_products.many_body_matrix import MatrixManyBodyProduct
 from equiv.tensor_products.many_body_vector import VectorSignalManyBodyProduct
-from equiv.tensor_products.powers import PowerProduct
 
-MANY_BODY_PRODUCTS: dict[str, type[ManyBodyProduct] | type[PowerProduct]] = {
+MANY_BODY_PRODUCTS: dict[
+    str,
+    type[ManyBodyProduct]
+    | type[GauntManyBodyProduct]
+    | type[GauntFourierManyBodyProduct]
+    | type[MatrixManyBodyProduct]
+    | type[VectorSignalManyBodyProduct],
+] = {
     "clebsch_gordan": ManyBodyProduct,
     # The frame of an edge says nothing about a product of several neighbours.
     "so2": ManyBodyProduct,
