@@ -1,6 +1,6 @@
 """Every tensor product of the package beside e3nn's, for degrees 1 to 8 and to 20.
 
-    python benchmarks/tensor_products.py [--quick] [--degrees 1 2 3 ...]
+    python benchmarks/tensor_products.py [--quick] [--degrees 1 2 3 ...] [--channels 8 64]
 
 One thread, float32, 1000 rows, all methods of a case in turns, medians. Settings: ``MIMO``, all
 degrees up to L in both inputs and the result; ``SIMO``, one degree L in both inputs and all natural
@@ -292,6 +292,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="degrees 1 to 3, 8 channels, MIMO")
     parser.add_argument("--degrees", type=int, nargs="+", default=list(range(1, 9)))
+    parser.add_argument("--channels", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--budget", type=float, default=1.5, help="seconds for each case")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -302,7 +303,7 @@ def main() -> None:
         plan = [
             (setting, degree, channels, kind)
             for setting in SETTINGS
-            for channels in ((8, 64) if setting == "MIMO" else (8,))
+            for channels in (arguments.channels if setting == "MIMO" else arguments.channels[:1])
             for degree in arguments.degrees
             for kind in PASSES
         ]
