@@ -1,8 +1,8 @@
 """When compiling pays."""
 
 CHOICES = ("auto", "on", "off")
-WORK = 200_000
-"""Evaluations times atoms from which on compiled code repays the minute it took to compile."""
+WORK = 1_000_000
+"""Evaluations times atoms from which on compiled code repays the minutes it took to compile."""
 LEAST_ATOMS = 100
 """Smaller structures take as long as this many atoms: there the calls cost, not the arithmetic."""
 
