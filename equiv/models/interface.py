@@ -154,11 +154,9 @@ class Model(nn.Module, ABC):
             if atomic_virials:
                 vectors = vectors if vectors.requires_grad else vectors.requires_grad_()
                 variables.append(vectors)
-            energies = self.atomic_energies(batch, vectors, species)
-            energy = energies.new_zeros(batch.num_graphs).index_add(0, batch.batch, energies)
-            prediction = Prediction(energy=energy, energies=energies)
+            prediction = self.predict_energy(batch, moved, cell, vectors, species)
             if derivatives:
-                gradients = _gradients(energy, variables, differentiable)
+                gradients = _gradients(prediction.energy, variables, differentiable)
                 if forces:
                     prediction.forces = -gradients.pop(0)
                 if stress:
@@ -175,6 +173,23 @@ class Model(nn.Module, ABC):
         if derivatives and not differentiable:
             return prediction.detached()
         return prediction
+
+    def predict_energy(
+        self,
+        batch: Any,
+        positions: Float[Tensor, "atoms 3"],
+        cell: Float[Tensor, "graphs 3 3"],
+        vectors: Float[Tensor, "edges 3"],
+        species: Int[Tensor, " atoms"],
+    ) -> Prediction:
+        """Energies without their derivatives, as a function of positions, cell and edge vectors.
+
+        Here the sum of :meth:`atomic_energies`; a model whose energy does not follow from its edges
+        alone overrides this.
+        """
+        energies = self.atomic_energies(batch, vectors, species)
+        energy = energies.new_zeros(batch.num_graphs).index_add(0, batch.batch, energies)
+        return Prediction(energy=energy, energies=energies)
 
     def species(self, atomic_numbers: Int[Tensor, " atoms"]) -> Int[Tensor, " atoms"]:
         """Positions of the atoms' elements in :attr:`elements`."""

@@ -150,38 +150,22 @@ class LongRangeModel(Model):
                 "a model with a long-range term has no virials of single atoms; ask for the "
                 "stress of the structure"
             )
-        species = self.species(batch.atomic_numbers)
-        derivatives = forces or stress
-        differentiable = self.training or batch.positions.requires_grad
-        with torch.set_grad_enabled(derivatives or torch.is_grad_enabled()):
-            positions = batch.positions
-            if derivatives and not positions.requires_grad:
-                positions = positions.detach().requires_grad_()
-            variables, moved, cell = [positions], positions, batch.cell
-            if stress:
-                strain = torch.zeros_like(cell).requires_grad_()
-                variables.append(strain)
-                deformation = 0.5 * (strain + strain.mT)
-                moved = positions + torch.einsum("ni,nij->nj", positions, deformation[batch.batch])
-                cell = cell + cell @ deformation
-            atoms = self._atoms(batch, moved, cell, species)
-            energy = per_structure(atoms.local, batch) + atoms.long_range
-            mean = (atoms.long_range / (batch.ptr[1:] - batch.ptr[:-1]).clamp(min=1))[batch.batch]
-            energies = atoms.local + mean + (atoms.shares - mean).detach()
-            prediction = Prediction(energy, energies, extras=self._extras(batch, atoms.charges))
-            gradients: Sequence[Tensor] = []
-            if derivatives:
-                gradients = torch.autograd.grad(
-                    energy.sum(), variables, create_graph=differentiable, materialize_grads=True
-                )
-        if forces:
-            prediction.forces = -gradients[0]
-        if stress:
-            prediction.virials = -gradients[-1]
-            volume = torch.linalg.det(batch.cell).abs()
-            volume = torch.where(volume > 0, volume, torch.nan)
-            prediction.stress = -prediction.virials / volume[:, None, None]
-        return prediction if differentiable or not derivatives else prediction.detached()
+        return super().forward(batch, forces=forces, stress=stress)
+
+    def predict_energy(
+        self,
+        batch: Any,
+        positions: Float[Tensor, "atoms 3"],
+        cell: Float[Tensor, "graphs 3 3"],
+        vectors: Float[Tensor, "edges 3"],
+        species: Int[Tensor, " atoms"],
+    ) -> Prediction:
+        """Local and long-range energies, with charges and dipoles."""
+        atoms = self._atoms(batch, positions, cell, vectors, species)
+        energy = per_structure(atoms.local, batch) + atoms.long_range
+        mean = (atoms.long_range / (batch.ptr[1:] - batch.ptr[:-1]).clamp(min=1))[batch.batch]
+        energies = atoms.local + mean + (atoms.shares - mean).detach()
+        return Prediction(energy, energies, extras=self._extras(batch, atoms.charges))
 
     def atomic_energies(
         self, batch: Any, vectors: Float[Tensor, "edges 3"], species: Int[Tensor, " atoms"]
@@ -193,10 +177,10 @@ class LongRangeModel(Model):
         """
         raise EquivError("the energy of a long-range model does not follow from its edges alone")
 
-    def _atoms(self, batch: Any, positions: Tensor, cell: Tensor, species: Tensor) -> "_Atoms":
+    def _atoms(
+        self, batch: Any, positions: Tensor, cell: Tensor, vectors: Tensor, species: Tensor
+    ) -> "_Atoms":
         """Energies and charges."""
-        shifts = torch.einsum("ei,eij->ej", batch.shifts, cell[batch.batch[batch.receivers]])
-        vectors = positions[batch.senders] + shifts - positions[batch.receivers]
         local, invariants = self.local.atomic_outputs(batch, vectors, species)
         total = batch.total_charge
         if not bool(torch.isfinite(total).all()):
