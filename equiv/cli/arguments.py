@@ -167,9 +167,9 @@ def read_labelled(files: list[str], **choices: Any) -> "Dataset":
 
 def load(args: argparse.Namespace) -> "Model":
     """The model of `add_model`."""
-    from equiv.models.file import load_model
+    from equiv.models.file import load_potential
 
-    return load_model(args.model, dtype=args.dtype, device=args.device)
+    return load_potential(args.model, dtype=args.dtype, device=args.device)
 
 
 def compile_for(args: argparse.Namespace, sizes: Sequence[int]) -> str:

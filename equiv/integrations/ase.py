@@ -21,7 +21,7 @@ from equiv.errors import EquivError
 from equiv.graph import AtomGraph, collate, total_charge
 from equiv.graph.verlet import VerletList
 from equiv.integrations.ase_plugin import register
-from equiv.models.file import dtype_named, load_model, usable_device
+from equiv.models.file import dtype_named, load_potential, usable_device
 from equiv.models.interface import Model
 
 PROPERTIES = ["energy", "free_energy", "energies", "forces", "stress", "stresses"]
@@ -88,7 +88,7 @@ class EquivCalculator(Calculator):
             model = copy.deepcopy(model).to(device=usable_device(device), dtype=chosen)
         else:
             source = os.fspath(model)
-            model = load_model(model, dtype=dtype, device=device)
+            model = load_potential(model, dtype=dtype, device=device)
         self.model = model.eval().requires_grad_(False)
         self._compile = compile
         self.model.compile(compile)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from equiv.choices import choose
+from equiv.models.abstract import AbstractModel
 from equiv.models.interface import Model, Prediction
 from equiv.models.long_range import LongRange, LongRangeModel
 from equiv.models.mace import MACE
@@ -13,6 +14,7 @@ from equiv.models.variant_mace import VariantMACE
 __all__ = [
     "MACE",
     "MODELS",
+    "AbstractModel",
     "LongRange",
     "LongRangeModel",
     "Model",
@@ -21,7 +23,7 @@ __all__ = [
     "build_model",
 ]
 
-MODELS: dict[str, type[Model]] = {
+MODELS: dict[str, type[AbstractModel]] = {
     model.name: model for model in (MACE, VariantMACE, LongRangeModel)
 }
 """Architectures that recipes and model files may name. Nothing else is built from a file."""
@@ -29,7 +31,7 @@ MODELS: dict[str, type[Model]] = {
 
 def build_model(
     name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **recipe: Any
-) -> Model:
+) -> AbstractModel:
     """A model with random weights that depend on ``seed`` alone.
 
     The global random state is left as it was.

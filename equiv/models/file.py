@@ -26,7 +26,6 @@ from equiv.models.header import (
     DOCUMENT_KEYS,
     FORMAT,
     FORMAT_VERSION,
-    UNITS,
     ModelHeader,
     TensorEntry,
     header_checksum,
@@ -35,12 +34,14 @@ from equiv.models.header import (
 )
 
 if TYPE_CHECKING:
+    from equiv.models.abstract import AbstractModel
     from equiv.models.interface import Model
 
 __all__ = [
     "FORMAT_VERSION",
     "ModelHeader",
     "load_model",
+    "load_potential",
     "read_header",
     "save_model",
     "verify_model",
@@ -62,7 +63,9 @@ MAX_CONSTANTS = 2**28  # 2 GiB of float64: more than any model in use computes f
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def save_model(model: "Model", path: PathLike, *, card: Mapping[str, Any] | None = None) -> None:
+def save_model(
+    model: "AbstractModel", path: PathLike, *, card: Mapping[str, Any] | None = None
+) -> None:
     """Write a model to one file, atomically.
 
     Args:
@@ -94,8 +97,8 @@ def save_model(model: "Model", path: PathLike, *, card: Mapping[str, Any] | None
         "recipe": model.recipe,
         "dtype": str(model.dtype).removeprefix("torch."),
         "elements": [int(z) for z in model.elements],
-        "cutoff": float(model.cutoff),
-        "units": UNITS,
+        "cutoff": None if model.cutoff is None else float(model.cutoff),
+        "units": dict(model.units),
         "reference_energies": model.recipe.get("reference_energies") or {},
         "card": {**model.card, **(card or {})},
         "sha256": hashlib.sha256(payload).hexdigest(),
@@ -108,7 +111,7 @@ def save_model(model: "Model", path: PathLike, *, card: Mapping[str, Any] | None
 
 def load_model(
     path: PathLike, *, dtype: torch.dtype | str | None = None, device: torch.device | str = "cpu"
-) -> "Model":
+) -> "AbstractModel":
     """Build the model a file describes and fill in its weights.
 
     Args:
@@ -133,12 +136,32 @@ def load_model(
         raw = file.read(size)
         _check_payload(header, raw)
         _fill(model, safetensors.torch.load(raw))
-        if list(model.elements) != list(header.elements) or float(model.cutoff) != header.cutoff:
+        if list(model.elements) != list(header.elements) or model.cutoff != header.cutoff:
             raise ModelFileError(
                 "elements and cutoff of the recipe and of the description disagree"
             )
     model.card = dict(header.card)
     return model.to(device=place, dtype=chosen).eval() if chosen else model.to(device=place).eval()
+
+
+def load_potential(
+    path: PathLike, *, dtype: torch.dtype | str | None = None, device: torch.device | str = "cpu"
+) -> "Model":
+    """The same for what needs energies and forces.
+
+    Raises:
+        ModelFileError: also if the model in the file predicts something else.
+    """
+    from equiv.models.interface import Model
+
+    model = load_model(path, dtype=dtype, device=device)
+    if not isinstance(model, Model):
+        raise ModelFileError(
+            f"{os.fspath(path)}: this is a {type(model).name} model, which predicts no energies "
+            "and forces; `equiv info` shows what it is, `equiv evaluate` its errors, and "
+            "equiv.load_model(...) gives it to Python"
+        )
+    return model
 
 
 def read_header(path: PathLike) -> ModelHeader:
@@ -243,7 +266,7 @@ def _header_bytes(document: dict[str, Any], table: dict[str, TensorEntry]) -> by
     return len(header).to_bytes(8, "little") + header
 
 
-def _model_class(header: ModelHeader) -> type["Model"]:
+def _model_class(header: ModelHeader) -> type["AbstractModel"]:
     from equiv.models import (
         MODELS,
     )  # the registry imports the models, which save themselves through this file
@@ -256,7 +279,7 @@ def _model_class(header: ModelHeader) -> type["Model"]:
     return MODELS[header.model]
 
 
-def _build(header: ModelHeader) -> "Model":
+def _build(header: ModelHeader) -> "AbstractModel":
     """The model the recipe describes, without its weights, in the precision it was stored in.
 
     The recipe comes from a stranger: its sizes are compared with the size of the file before it is
@@ -264,6 +287,11 @@ def _build(header: ModelHeader) -> "Model":
     result must be exactly those of the file.
     """
     model_class = _model_class(header)
+    if header.units != dict(model_class.units):
+        expected = dict(model_class.units)
+        raise ModelFileError(
+            f"the model's description: units should be {expected}, got {header.units}"
+        )
     _check_sizes(header.recipe, header.parameters)
     try:
         if model_class.construction_size(header.recipe) > MAX_CONSTANTS:
@@ -305,7 +333,7 @@ def _check_sizes(recipe: dict[str, Any], parameters: int) -> None:
     check("", recipe)
 
 
-def _check_shapes(model: "Model", header: ModelHeader) -> None:
+def _check_shapes(model: "AbstractModel", header: ModelHeader) -> None:
     """Compare names and shapes of the weights with what the file holds."""
     state = model.state_dict()
     lists = {
@@ -323,7 +351,7 @@ def _check_shapes(model: "Model", header: ModelHeader) -> None:
             )
 
 
-def _fill(model: "Model", tensors: dict[str, Tensor]) -> None:
+def _fill(model: "AbstractModel", tensors: dict[str, Tensor]) -> None:
     """Copy the stored weights in, exactly."""
     state = model.state_dict()
     for name, value in tensors.items():

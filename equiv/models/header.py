@@ -61,9 +61,10 @@ class ModelHeader:
         model: name of the architecture in `equiv.models.MODELS`.
         recipe: the constructor's arguments as resolved.
         dtype: `float32` or `float64`, the precision of the weights.
-        elements: atomic numbers the model knows, ascending.
-        cutoff: in Angstrom.
-        units: always `{"energy": "eV", "length": "Angstrom"}` in version 1.
+        elements: atomic numbers the model knows, ascending; empty if it knows of no elements.
+        cutoff: in units of length; None if there is none.
+        units: of what the model takes and gives: `{"energy": "eV", "length": "Angstrom"}` for
+            potentials.
         reference_energies: energy of each isolated atom by symbol, eV.
         card: level of theory, hash of the training data, errors, licence and what else the author
             recorded.
@@ -79,7 +80,7 @@ class ModelHeader:
     recipe: dict[str, Any]
     dtype: str
     elements: tuple[int, ...]
-    cutoff: float
+    cutoff: float | None
     units: dict[str, str]
     reference_energies: dict[str, float]
     card: dict[str, Any]
@@ -99,7 +100,6 @@ DOCUMENT_KEYS = tuple(
     for f in fields(ModelHeader)
     if f.name not in ("format_version", "tensors", "header_bytes", "payload_bytes")
 )
-UNITS = {"energy": "eV", "length": "Angstrom"}
 
 
 def header_length(start: bytes, file_size: int) -> int:
@@ -288,23 +288,22 @@ def _header(
     need(document["dtype"] in ("float32", "float64"), "dtype", "float32 or float64")
     elements = document["elements"]
     known = isinstance(elements, list) and all(_is_count(z) and 1 <= z <= 118 for z in elements)
+    need(known and elements == sorted(set(elements)), "elements", "ascending atomic numbers")
+    cutoff, units = document["cutoff"], document["units"]
     need(
-        known and elements == sorted(set(elements)) and bool(elements),
-        "elements",
-        "ascending atomic numbers",
-    )
-    need(
-        _is_real(document["cutoff"]) and 0 < document["cutoff"] < 1000,
+        cutoff is None or (_is_real(cutoff) and 0 < cutoff < 1000),
         "cutoff",
-        "a length in Angstrom",
+        "a length in Angstrom, or nothing",
     )
-    need(document["units"] == UNITS, "units", str(UNITS))
+    named = isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values())
+    need(named, "units", "the name of a unit per quantity")
     energies = document["reference_energies"]
     real = isinstance(energies, dict) and all(_is_real(value) for value in energies.values())
     need(real, "reference_energies", "a number in eV per element")
     sha256 = document["sha256"]
     need(isinstance(sha256, str) and len(sha256) == 64, "sha256", "64 hexadecimal digits")
-    values = {**document, "elements": tuple(elements), "cutoff": float(document["cutoff"])}
+    length = None if cutoff is None else float(cutoff)
+    values = {**document, "elements": tuple(elements), "cutoff": length}
     return ModelHeader(
         **values,
         format_version=version,

@@ -1,18 +1,16 @@
-"""What every architecture of the package is to the rest of it."""
+"""What every interatomic potential of the package is to the rest of it."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from os import PathLike
 from typing import Any, ClassVar
 
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from equiv.errors import UnknownElementError
+from equiv.models.abstract import AbstractModel
 
 
 @dataclass
@@ -53,7 +51,7 @@ class Prediction:
         )
 
 
-class Model(nn.Module, ABC):
+class Model(AbstractModel):
     r"""An interatomic potential: energies of atoms and all that follows by differentiation.
 
     .. math::
@@ -68,29 +66,16 @@ class Model(nn.Module, ABC):
     float64.
 
     Attributes:
-        name: key of the architecture in the registry and in recipes.
-        elements: atomic numbers the model knows, ascending.
-        cutoff: radius of the neighbour list, Angstrom.
         extra_properties: names of what predictions carry in their ``extras``.
         long_ranged: whether atoms act on each other at any distance.
-        recipe: the constructor's arguments as resolved, JSON-able: ``type(model)(**model.recipe)``
-            rebuilds it.
-        card: what a reader of the model file should know (level of theory, data, errors, licence),
-            JSON-able.
     """
 
-    name: ClassVar[str]
     extra_properties: ClassVar[tuple[str, ...]] = ()
     long_ranged: ClassVar[bool] = False
-    elements: tuple[int, ...]
     cutoff: float
-    recipe: dict[str, Any]
 
     def __init__(self, elements: Sequence[int], cutoff: float) -> None:
-        super().__init__()
-        self.elements = tuple(sorted(elements))
-        self.cutoff = float(cutoff)
-        self.card: dict[str, Any] = {}
+        super().__init__(elements, cutoff)
 
     @abstractmethod
     def atomic_energies(
@@ -103,16 +88,6 @@ class Model(nn.Module, ABC):
             vectors: edge vectors from receiver to sender, Angstrom, float64.
             species: position of every atom's element in :attr:`elements`.
         """
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the weights."""
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return next(self.parameters()).device
 
     def forward(
         self, batch: Any, *, forces: bool = True, stress: bool = False, atomic_virials: bool = False
@@ -191,20 +166,6 @@ class Model(nn.Module, ABC):
         energy = energies.new_zeros(batch.num_graphs).index_add(0, batch.batch, energies)
         return Prediction(energy=energy, energies=energies)
 
-    def species(self, atomic_numbers: Int[Tensor, " atoms"]) -> Int[Tensor, " atoms"]:
-        """Positions of the atoms' elements in :attr:`elements`."""
-        known = atomic_numbers.new_tensor(self.elements)
-        index = torch.searchsorted(known, atomic_numbers).clamp(max=len(self.elements) - 1)
-        unknown = atomic_numbers[known[index] != atomic_numbers]
-        if unknown.numel():
-            symbols = ", ".join(chemical_symbols[z] for z in sorted(set(unknown.tolist())))
-            trained = ", ".join(chemical_symbols[z] for z in self.elements)
-            raise UnknownElementError(
-                f"the structure holds {symbols}, but this model was trained on {trained} only; "
-                "train a model on data with these elements"
-            )
-        return index
-
     def hessian(self, batch: Any) -> Float[Tensor, "coordinates coordinates"]:
         r"""Second derivatives of the energy of one structure.
 
@@ -231,15 +192,6 @@ class Model(nn.Module, ABC):
         hessian = torch.stack(rows) if rows else forces.new_zeros(0, 0)
         return 0.5 * (hessian + hessian.mT)
 
-    @classmethod
-    def construction_size(cls, recipe: dict[str, Any]) -> int:
-        """How many constants the constructor computes for this recipe, cheaply and before it does.
-
-        Model files are refused whose recipe would compute more than could be meant. The recipe may
-        hold anything; whatever this raises counts as a refusal.
-        """
-        return 0
-
     def loss_terms(self, prediction: Prediction, batch: Any) -> dict[str, Tensor]:
         """Further terms of the training loss by name, each added with weight one."""
         return {}
@@ -247,9 +199,6 @@ class Model(nn.Module, ABC):
     def metrics(self, prediction: Prediction, batch: Any) -> dict[str, float]:
         """Further numbers an architecture wants in the training log, by name."""
         return {}
-
-    def advance(self, step: int) -> None:
-        """Called after every optimizer step, for architectures with a schedule of their own."""
 
     def compile(  # type: ignore[override]
         self, mode: str = "on", *, report: Callable[[str], None] | None = None
@@ -274,12 +223,6 @@ class Model(nn.Module, ABC):
         from equiv.models.compiled.evaluation import compile_model
 
         self._compiled_call_impl = compile_model(self, mode, report)
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the model file (:func:`equiv.models.file.save_model`)."""
-        from equiv.models.file import save_model
-
-        save_model(self, path)
 
 
 def _gradients(energy: Tensor, variables: list[Tensor], differentiable: bool) -> list[Tensor]:

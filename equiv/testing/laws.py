@@ -252,12 +252,12 @@ def _precision(subject: Subject) -> list[Deviation]:
 def _save_and_load(subject: Subject) -> list[Deviation]:
     model = subject.model
     if MODELS.get(type(model).name) is type(model):
-        from equiv.models.file import load_model
+        from equiv.models.file import load_potential
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.safetensors"
             model.save(path)
-            restored = load_model(path)
+            restored = load_potential(path)
     else:  # not ours to store, but its recipe and its weights must be all there is to it
         restored = type(model)(**model.recipe).to(torch.float64)
         restored.load_state_dict(model.state_dict())
