@@ -1,11 +1,11 @@
 """The official SPHNet's side of ``benchmarks/sphnet.py``.
 
 Runs a checkout of the authors' repository as it is, on a CPU. What their code imports and a CPU
-environment lacks (torch_scatter, torch_cluster, Lightning) is stood in for by functions that give the
-same numbers. Reads one JSON request per line from standard input and answers each with one line.
+environment lacks (torch_scatter, torch_cluster, Lightning) is stood in for by functions that give
+the same numbers. Reads one JSON request per line from standard input and answers each with one.
 
-Their flag ``use_sparse_tp`` is inverted: `true` computes all paths of the products, and only `false`
-starts the schedule of the gate. The gates of the three variants measured here:
+Their flag ``use_sparse_tp`` is inverted: `true` computes all paths of the products, and only
+`false` starts the schedule of the gate. The gates of the three variants measured here:
 
 - ``dense``: every path, every pair;
 - ``shipped``: their configuration, ``use_sparse_tp: true``: all paths, the pair gate at work;
@@ -248,7 +248,7 @@ def main() -> None:
                 answer = {"h_mae_uEh": 1e6 * session.error(request["indices"])}
             else:
                 raise RuntimeError(f"unknown request {action}")
-        except Exception as error:  # noqa: BLE001 - goes to the other side in words
+        except Exception as error:  # goes to the other side in words
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=ANSWERS, flush=True)
 
