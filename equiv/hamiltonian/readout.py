@@ -1,0 +1,180 @@
+"""From features of atoms and pairs to the blocks of a Hamiltonian."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equiv.constants import ExactConstants
+from equiv.errors import EquivError
+from equiv.hamiltonian.basis import OrbitalBasis
+from equiv.hamiltonian.blocks import Blocks
+from equiv.hamiltonian.kinds import BlockKind
+from equiv.hamiltonian.layout import BlockLayout
+
+SphericalStacks = tuple[Tensor | None, Tensor | None]
+"""A natural and a pseudo spherical tensor ``[rows, (l_max + 1)**2, channels]``; None if absent."""
+
+
+class BlockReadout(ExactConstants):
+    r"""Mix the channels of spherical tensors into exactly the irreps that each block has.
+
+    .. math::
+        h^{L,s}_{n M} = C^{-1/2} \sum_c x^{L,s}_{Mc}\, W^{k,L,s}_{cn}
+        + \delta_{L0}\, \delta_{s1}\, b^k_n
+
+    Here :math:`k` is the kind of the block (element, or pair of elements), :math:`s` the sign of
+    parity, and :math:`n` runs over the pairs of shells that have such an irrep. Only diagonal
+    blocks have a bias: the block of a pair is zero where its features are. Nothing is padded: an
+    H-H block in def2-SVP is 25 numbers, an O-O block 196.
+
+    A block of two atoms of one element must not depend on which of them is called first. Where each
+    channel of the pairs' features keeps or changes its sign when the atoms are exchanged, say so
+    with ``exchange``: :math:`f^{ji}_c = e_c f^{ij}_c`, and of :math:`W` only
+
+    .. math:: \tfrac12 \left(W_{cn} + e_c\, s\, W_{c \bar n}\right)
+
+    is used, with :math:`\bar n` the two shells the other way round. Without it, features without
+    such a symmetry can be given for both orders (``reverse``), and the mean is taken.
+
+    Rotations and reflections act on the irreps, permutations of atoms on the rows. Irreps that the
+    features lack (a degree above ``l_max``, pseudo without a pseudo stack) are predicted zero.
+
+    Args:
+        basis: the orbitals.
+        channels: of the features.
+        l_max: highest degree of the features.
+        exchange: +1 or -1 for each channel.
+        bias: whether scalars of natural parity get a constant.
+    """
+
+    exchange: Tensor | None
+    keep: Tensor
+    flip: Tensor
+
+    def __init__(
+        self,
+        basis: OrbitalBasis,
+        channels: int,
+        l_max: int,
+        *,
+        exchange: Sequence[float] | Tensor | None = None,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if channels < 1 or l_max < 0:
+            raise EquivError(
+                f"BlockReadout needs channels above 0 and l_max of at least 0, got {channels} and "
+                f"{l_max}"
+            )
+        self.basis, self.channels, self.l_max = basis, channels, l_max
+        self._kinds = (*basis.diagonal_kinds, *basis.pair_kinds)
+        self._counts = [part.count for kind in self._kinds for part in kind.parts]
+        self._places: dict[str, int] = {}  # of each kind's first part among all parts
+        index, keep, flip, total = [], [], [], 0
+        for kind in self._kinds:
+            self._places[kind.name] = sum(len(k.parts) for k in self._kinds[: len(self._places)])
+            for part in kind.parts:
+                symmetric = not kind.is_diagonal and kind.numbers[0] == kind.numbers[1]
+                slots = {shells: total + n for n, shells in enumerate(part.shells)}
+                index += [slots[(b, a) if symmetric else (a, b)] for a, b in part.shells]
+                keep += [0.5 if symmetric else 1.0] * part.count
+                flip += [0.5 * part.sign if symmetric else 0.0] * part.count
+                total += part.count
+        self.weight = nn.Parameter(torch.randn(channels, total))
+        self._scalars = [k.parts[0].count if k.is_diagonal else 0 for k in self._kinds]
+        self.bias = nn.Parameter(torch.zeros(sum(self._scalars))) if bias else None
+        self.register_buffer("exchange", None)
+        if exchange is not None:
+            signs = torch.as_tensor(exchange, dtype=torch.float64)
+            if signs.shape != (channels,) or (signs.abs() != 1).any():
+                raise EquivError(
+                    f"exchange must be +1 or -1 for each of {channels} channels, got {exchange}"
+                )
+            self.register_constant("exchange", signs)
+            self.register_constant("keep", torch.tensor(keep))
+            self.register_constant("flip", torch.tensor(flip))
+            self.register_buffer("_index", torch.tensor(index), persistent=False)
+
+    def forward(
+        self,
+        diagonal: SphericalStacks,
+        pairs: SphericalStacks,
+        layout: BlockLayout,
+        reverse: SphericalStacks | None = None,
+    ) -> Blocks:
+        """Blocks of a batch.
+
+        Args:
+            diagonal: features of the atoms, natural and pseudo, in the order of the batch.
+            pairs: features of the pairs, in the order of the layout.
+            layout: of the batch.
+            reverse: features of the pairs with their atoms exchanged; rows of pairs of unlike
+                elements are not looked at.
+        """
+        weight = self.weight * self.channels**-0.5
+        if self.exchange is not None:
+            flipped = weight[:, self._index] * self.exchange[:, None]
+            weight = self.keep * weight + self.flip * flipped
+        weights = weight.split(self._counts, 1)
+        biases = {}
+        if self.bias is not None:
+            names = (kind.name for kind in self._kinds)
+            biases = dict(zip(names, self.bias.split(self._scalars), strict=True))
+
+        def rows(kind: BlockKind, stacks: SphericalStacks) -> Tensor:
+            first = self._places[kind.name]
+            mine = weights[first : first + len(kind.parts)]
+            return _mix(kind, stacks, mine, biases.get(kind.name) if kind.is_diagonal else None)
+
+        out = Blocks({}, {})
+        for z, atoms in layout.atoms.items():
+            out.diagonal[z] = rows(self.basis.diagonal(z), _select(diagonal, atoms))
+        for key, where in layout.pair_slices.items():
+            kind = self.basis.pair(*key)
+            out.pairs[key] = rows(kind, _select(pairs, where))
+            if reverse is not None and key[0] == key[1]:
+                index, sign = kind.transposition
+                back = rows(kind, _select(reverse, where))
+                back = back[:, index.to(back.device)] * sign.to(back)
+                out.pairs[key] = 0.5 * (out.pairs[key] + back)
+        return out
+
+    def extra_repr(self) -> str:
+        return f"{self.basis.describe()}; channels={self.channels}, l_max={self.l_max}"
+
+
+def _mix(
+    kind: BlockKind, stacks: SphericalStacks, weights: Sequence[Tensor], bias: Tensor | None
+) -> Float[Tensor, "rows dim"]:
+    degrees = [_degrees(stack) for stack in stacks]
+    given = stacks[0] if stacks[0] is not None else stacks[1]
+    if given is None:
+        raise EquivError("BlockReadout: neither natural nor pseudo features were given")
+    pieces = []
+    for part, weight in zip(kind.parts, weights, strict=True):
+        of_sign = degrees[0 if part.sign == 1 else 1]
+        if part.l >= len(of_sign):
+            pieces.append(given.new_zeros(given.shape[0], (2 * part.l + 1) * part.count))
+        elif part.l == 0 and part.sign == 1 and bias is not None:
+            pieces.append(torch.addmm(bias, of_sign[0].squeeze(1), weight))
+        else:
+            pieces.append((of_sign[part.l] @ weight).flatten(1))
+    return torch.cat(pieces, -1)
+
+
+def _degrees(stack: Tensor | None) -> Sequence[Tensor]:
+    """Pieces of a spherical tensor, one for each degree."""
+    if stack is None:
+        return ()
+    l_max = int(stack.shape[1] ** 0.5 + 0.5) - 1
+    return stack.split([2 * l + 1 for l in range(l_max + 1)], 1)
+
+
+def _select(stacks: SphericalStacks, where: slice | Tensor) -> SphericalStacks:
+    natural, pseudo = stacks
+    return (
+        None if natural is None else natural[where],
+        None if pseudo is None else pseudo[where],
+    )
