@@ -1,0 +1,101 @@
+r"""One layer of a network of functions of position and orientation."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equiv.graph.blocks import NeighborBlocks
+from equiv.position_orientation.attention import NeighborAttention
+from equiv.position_orientation.fiber import FiberConvolution
+from equiv.position_orientation.samples import SpatialConvolution
+
+
+class OrientationBlock(nn.Module):
+    r"""Separable group convolution and a perceptron around a residual connection.
+
+    .. math::
+        x \leftarrow x + \lambda \odot W_2\, \mathrm{GELU}\big(W_1\, \mathrm{LN}(\mathrm{fiber}(
+        \mathrm{spatial}(x))) + b_1\big) + \lambda \odot b_2
+
+    as in ConvNeXt: three steps mix positions, orientations and channels one after the other. A
+    condition :math:`u` (time, noise) acts on the normalised features, :math:`\mathrm{LN}(y) \odot
+    (1 + u A) + u B`, with :math:`A = B = 0` at birth.
+
+    Args:
+        spatial: convolution over positions.
+        fiber: convolution over orientations.
+        channels: of the features.
+        widening: hidden channels over channels.
+        layer_scale: :math:`\lambda` at birth; ``None`` for 1, not learned.
+        condition: numbers of the condition.
+        attention: how much each neighbour counts; ``None`` for all the same.
+    """
+
+    def __init__(
+        self,
+        spatial: SpatialConvolution,
+        fiber: FiberConvolution,
+        channels: int,
+        *,
+        widening: int = 4,
+        layer_scale: float | None = None,
+        condition: int = 0,
+        attention: NeighborAttention | None = None,
+    ) -> None:
+        super().__init__()
+        self.spatial, self.fiber, self.attention = spatial, fiber, attention
+        self.norm = nn.LayerNorm(channels)
+        self.first = nn.Linear(channels, widening * channels)
+        self.second = nn.Linear(widening * channels, channels)
+        self.layer_scale = (
+            None if layer_scale is None else nn.Parameter(torch.full((channels,), layer_scale))
+        )
+        self.modulation = None
+        if condition:
+            self.modulation = nn.Linear(condition, 2 * channels)
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "rows orientations channels"],
+        samples: object,
+        fiber: Float[Tensor, "orientations orientations functions"],
+        weights: Float[Tensor, " orientations"],
+        neighbors: NeighborBlocks,
+        condition: Float[Tensor, "rows condition"] | None = None,
+        envelope: Float[Tensor, " pairs"] | None = None,
+    ) -> Float[Tensor, "rows orientations channels"]:
+        """The features after the layer.
+
+        Args:
+            x: features.
+            samples: of the spatial kernel at the pairs.
+            fiber: samples of the fiber kernel.
+            weights: of the orientations.
+            neighbors: who sees whom.
+            condition: of the rows.
+            envelope: window of the pairs, for attention.
+        """
+        y = self.fiber(self.spread(x, samples, weights, neighbors, envelope), fiber, weights)
+        y = self.norm(y)
+        if self.modulation is not None and condition is not None:
+            factor, term = self.modulation(condition).unsqueeze(1).chunk(2, -1)
+            y = y * (1 + factor) + term
+        y = self.second(nn.functional.gelu(self.first(y)))
+        if self.layer_scale is not None:
+            y = self.layer_scale * y
+        return x + y
+
+    def spread(
+        self,
+        x: Float[Tensor, "rows orientations channels"],
+        samples: object,
+        weights: Float[Tensor, " orientations"],
+        neighbors: NeighborBlocks,
+        envelope: Float[Tensor, " pairs"] | None = None,
+    ) -> Float[Tensor, "rows orientations channels"]:
+        """The convolution over positions, with attention if there is any."""
+        if self.attention is None:
+            return self.spatial(x, samples, neighbors)
+        return self.attention(x, samples, self.spatial, weights, neighbors, envelope)
