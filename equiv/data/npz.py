@@ -35,7 +35,7 @@ def read_npz(path: Path) -> Iterator[tuple[int, ase.Atoms, dict[str, Any]]]:
         DataError: the archive is damaged, holds pickled objects, has no numbers or positions, or
             shapes that do not fit together.
     """
-    arrays = _load(path)
+    arrays = load_arrays(path)
     known = {name: next((k for k in keys if k in arrays), "") for name, keys in NAMES.items()}
     if not known["numbers"] or not known["positions"]:
         raise DataError(
@@ -105,7 +105,12 @@ def read_npz(path: Path) -> Iterator[tuple[int, ase.Atoms, dict[str, Any]]]:
         yield index, atoms, results
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an archive, without unpickling anything.
+
+    Raises:
+        DataError: the archive is damaged, holds pickled objects, or unpacks to too much.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
