@@ -1,7 +1,7 @@
 """Where the charges come from: tabulated, learned, or equilibrated."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from equiv.errors import EquivError
 from equiv.long_range.equilibration import ChargeEquilibration
 from equiv.long_range.pairs import Pairs
+from equiv.long_range.potential import LongRangePotential
 from equiv.nn.readout import NonlinearReadout
 
 
@@ -27,6 +28,36 @@ class AtomicCharges:
     energies: Float[Tensor, " atoms"]
 
 
+class Sites(NamedTuple):
+    """Where charges sit: what a potential is told but for the charges themselves.
+
+    Attributes:
+        positions: Angstrom.
+        cell: lattice vectors in rows, Angstrom.
+        pbc: which of the three directions repeat; left out, nothing does.
+        batch: the structure of each atom, ascending; left out, there is one.
+        pairs: pairs of atoms closer than the real-space cutoff, if they are known already.
+    """
+
+    positions: Float[Tensor, "atoms 3"]
+    cell: Float[Tensor, "graphs 3 3"] | None = None
+    pbc: Bool[Tensor, "graphs 3"] | None = None
+    batch: Int[Tensor, " atoms"] | None = None
+    pairs: Pairs | None = None
+
+    def energy(
+        self, potential: LongRangePotential, charges: Float[Tensor, " atoms"]
+    ) -> Float[Tensor, " graphs"]:
+        """Energies of charges at the sites, eV."""
+        return potential(self.positions, charges, *self[1:])
+
+    def potentials(
+        self, potential: LongRangePotential, charges: Float[Tensor, " atoms"]
+    ) -> Float[Tensor, " atoms"]:
+        """Potentials of charges at the sites, V."""
+        return potential.potentials(self.positions, charges, *self[1:])
+
+
 class ChargeModel(Protocol):
     """What all models of charges are called with; each takes from it what it needs."""
 
@@ -35,11 +66,7 @@ class ChargeModel(Protocol):
         features: Float[Tensor, "atoms channels"],
         species: Int[Tensor, " atoms"],
         total_charge: Float[Tensor, " graphs"],
-        positions: Float[Tensor, "atoms 3"],
-        cell: Float[Tensor, "graphs 3 3"] | None = None,
-        pbc: Bool[Tensor, "graphs 3"] | None = None,
-        batch: Int[Tensor, " atoms"] | None = None,
-        pairs: Pairs | None = None,
+        sites: Sites,
     ) -> AtomicCharges: ...
 
 
@@ -106,14 +133,10 @@ class FixedCharges(nn.Module):
         features: Float[Tensor, "atoms channels"],
         species: Int[Tensor, " atoms"],
         total_charge: Float[Tensor, " graphs"],
-        positions: Float[Tensor, "atoms 3"],
-        cell: Float[Tensor, "graphs 3 3"] | None = None,
-        pbc: Bool[Tensor, "graphs 3"] | None = None,
-        batch: Int[Tensor, " atoms"] | None = None,
-        pairs: Pairs | None = None,
+        sites: Sites,
     ) -> AtomicCharges:
         """See :class:`ChargeModel`."""
-        charges = shifted_to_total(self.charges[species], total_charge, batch)
+        charges = shifted_to_total(self.charges[species], total_charge, sites.batch)
         return AtomicCharges(charges, torch.zeros_like(charges))
 
 
@@ -149,16 +172,12 @@ class LearnedCharges(nn.Module):
         features: Float[Tensor, "atoms channels"],
         species: Int[Tensor, " atoms"],
         total_charge: Float[Tensor, " graphs"],
-        positions: Float[Tensor, "atoms 3"],
-        cell: Float[Tensor, "graphs 3 3"] | None = None,
-        pbc: Bool[Tensor, "graphs 3"] | None = None,
-        batch: Int[Tensor, " atoms"] | None = None,
-        pairs: Pairs | None = None,
+        sites: Sites,
     ) -> AtomicCharges:
         """See :class:`ChargeModel`."""
         raw = self.offsets[species] + self.scale * self.charge(features)
         shares = nn.functional.softplus(self.softness(features))
-        charges = shifted_to_total(raw, total_charge, batch, shares)
+        charges = shifted_to_total(raw, total_charge, sites.batch, shares)
         return AtomicCharges(charges, torch.zeros_like(charges))
 
     def extra_repr(self) -> str:
@@ -217,17 +236,13 @@ class EquilibratedCharges(nn.Module):
         features: Float[Tensor, "atoms channels"],
         species: Int[Tensor, " atoms"],
         total_charge: Float[Tensor, " graphs"],
-        positions: Float[Tensor, "atoms 3"],
-        cell: Float[Tensor, "graphs 3 3"] | None = None,
-        pbc: Bool[Tensor, "graphs 3"] | None = None,
-        batch: Int[Tensor, " atoms"] | None = None,
-        pairs: Pairs | None = None,
+        sites: Sites,
     ) -> AtomicCharges:
         """See :class:`ChargeModel`."""
         chi = self.offsets[species] + self.scale * self.electronegativity(features)
         h = nn.functional.softplus(self.hardnesses[species] + self.hardness(features))
         h = h + self.self_interaction
-        q = self.equilibration(chi, h, total_charge, positions, cell, pbc, batch, pairs)
+        q = self.equilibration(chi, h, total_charge, *sites)
         return AtomicCharges(q, chi * q + 0.5 * h * q**2)
 
     def extra_repr(self) -> str:

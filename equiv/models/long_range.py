@@ -17,6 +17,7 @@ from equiv.long_range.charges import (
     FixedCharges,
     LearnedCharges,
     LearnedCoefficients,
+    Sites,
     dipole_moments,
 )
 from equiv.long_range.equilibration import ChargeEquilibration
@@ -189,8 +190,8 @@ class LongRangeModel(Model):
                 "must be one finite number of elementary charges"
             )
         pairs = Pairs.from_edges(batch.senders, batch.receivers, batch.shifts)
-        where = (cell, batch.pbc, batch.batch, pairs)
-        atoms: AtomicCharges = self.charges(invariants, species, total, positions, *where)
+        sites = Sites(positions, cell, batch.pbc, batch.batch, pairs)
+        atoms: AtomicCharges = self.charges(invariants, species, total, sites)
         # In float64 whatever the weights: sums over all distances cancel.
         charges = atoms.charges.double()
         terms = [(charges, self.potential, 1.0)]
@@ -199,9 +200,9 @@ class LongRangeModel(Model):
         local = local + atoms.energies.double()
         energy, shares = local.new_zeros(batch.num_graphs), torch.zeros_like(local)
         for q, potential, sign in terms:
-            energy = energy + sign * potential(positions, q, *where)
+            energy = energy + sign * sites.energy(potential, q)
             with torch.no_grad():
-                shares = shares + 0.5 * sign * q * potential.potentials(positions, q, *where)
+                shares = shares + 0.5 * sign * q * sites.potentials(potential, q)
         return _Atoms(local, energy, shares, charges)
 
     def _extras(self, batch: Any, charges: Tensor) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from equiv.long_range.charges import (
     FixedCharges,
     LearnedCharges,
     LearnedCoefficients,
+    Sites,
 )
 from equiv.long_range.direct_sum import DirectSum
 from equiv.long_range.equilibration import ChargeEquilibration
@@ -170,10 +171,7 @@ def charges_of(layer: nn.Module, *inputs: Tensor) -> list[Tensor]:
         features,
         CHARGED["species"],
         total,
-        positions,
-        total.new_zeros(2, 3, 3),
-        CHARGED["pbc"],
-        CHARGED["batch"],
+        Sites(positions, total.new_zeros(2, 3, 3), CHARGED["pbc"], CHARGED["batch"]),
     )
     if isinstance(layer, EquilibratedCharges):
         return [result.charges, result.energies]

@@ -7,6 +7,7 @@ from equiv.long_range.charges import (
     FixedCharges,
     LearnedCharges,
     LearnedCoefficients,
+    Sites,
     dipole_moments,
     shifted_to_total,
 )
@@ -32,7 +33,7 @@ def inputs():
     g = torch.Generator().manual_seed(0)
     features, positions = torch.randn(5, 6, generator=g), 3 * torch.randn(5, 3, generator=g)
     cell, pbc = torch.zeros(2, 3, 3), torch.zeros(2, 3, dtype=torch.bool)
-    return features, SPECIES, TOTAL, positions, cell, pbc, BATCH
+    return features, SPECIES, TOTAL, Sites(positions, cell, pbc, BATCH)
 
 
 @pytest.mark.parametrize("name", ["fixed", "learned", "equilibrated"])
@@ -60,7 +61,10 @@ def test_weights_and_features_receive_gradients(name):
 def test_charges_at_birth_are_small_but_not_zero():
     torch.manual_seed(1)
     charges = LearnedCharges(6, 2)(
-        torch.randn(4000, 6), torch.zeros(4000, dtype=torch.long), torch.zeros(1), torch.zeros(1)
+        torch.randn(4000, 6),
+        torch.zeros(4000, dtype=torch.long),
+        torch.zeros(1),
+        Sites(torch.zeros(4000, 3)),
     ).charges
     assert 0.05 < float(charges.detach().std()) < 0.2
 
@@ -74,7 +78,7 @@ def test_energy_of_equilibrated_charges_is_the_minimum():
     h = torch.nn.functional.softplus(model.hardnesses[SPECIES] + model.hardness(given[0]))
 
     def energy(q):
-        pairwise = potential(given[3], q, *given[4:]).sum()
+        pairwise = given[3].energy(potential, q).sum()
         return float((pairwise + (chi * q + h * q**2 / 2).sum()).detach())
 
     best = energy(result.charges)
