@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from equiv.graph.blocks import NeighborBlocks
+from equiv.position_orientation.forms import convolve, usable
 
 
 def direct_convolution(
@@ -28,6 +29,8 @@ def direct_convolution(
         neighbors: who sees whom.
         antipodes: the place of the opposite of every orientation.
     """
+    if usable(x, neighbors, None):
+        return convolve(x, (kernels,), neighbors, antipodes)
     n = neighbors
     backward = (n.sign < 0).view(*n.sign.shape, 1, 1)
     if antipodes is None:

@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equiv.graph.blocks import NeighborBlocks
+from equiv.position_orientation.forms import convolve, usable
 
 
 def zonal_convolution(
@@ -26,6 +27,8 @@ def zonal_convolution(
         radial: functions of the distance.
         neighbors: who sees whom.
     """
+    if usable(x, neighbors, zonal.shape[2]):
+        return convolve(x, (zonal, radial), neighbors, None)
     even = neighbors.from_pairs(zonal[..., 0::2] @ radial[:, 0::2])
     odd = neighbors.from_pairs(zonal[..., 1::2] @ radial[:, 1::2])
     sigma = neighbors.sign.to(x.dtype)[:, :, None, None]
