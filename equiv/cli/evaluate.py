@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
     from equiv.graph import AtomGraph
     from equiv.train.console import RunConsole
-    from equiv.train.metrics import evaluate
+    from equiv.train.metrics import QUANTITIES, evaluate
 
     dataset = read_labelled(args.data, **choices)
     if not args.json:
@@ -97,12 +97,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_exact(errors)))
     else:
-        RunConsole(Console()).errors(f"errors of {args.model}", {"all": errors})
+        RunConsole(Console()).errors(f"errors of {args.model}", {"all": errors}, QUANTITIES)
     if args.plot is not None:
         from equiv.train.plots import parity
 
         with replacing(args.plot) as temporary:
-            parity({_set_name(args.data): evaluation}, temporary)
+            parity({_set_name(args.data): evaluation}, temporary, QUANTITIES)
     if args.output is not None:
         frames = [_with_labels(frame) for frame in dataset]
         add_predictions(model, frames, prefix="equiv_")

@@ -83,7 +83,7 @@ def add_predictions(
     """
     from equiv.errors import EquivError
     from equiv.graph import AtomGraph, collate
-    from equiv.train.metrics import evaluation_batches
+    from equiv.train.evaluation import evaluation_batches
 
     names = [prefix + name for name in ("energy", "energies", "forces", "stress")]
     for number, frame in enumerate(frames):
@@ -96,7 +96,7 @@ def add_predictions(
     training = model.training
     model.eval()
     try:
-        for indices in evaluation_batches(graphs):
+        for indices in evaluation_batches([int(graph.senders.shape[0]) for graph in graphs]):
             batch = collate([graphs[i] for i in indices]).to(model.device)
             prediction = model(batch, forces=True, stress=bool(batch.pbc.any()))
             first = batch.ptr.tolist()

@@ -72,7 +72,7 @@ class Model(AbstractModel):
 
     extra_properties: ClassVar[tuple[str, ...]] = ()
     long_ranged: ClassVar[bool] = False
-    cutoff: float
+    cutoff: float  # pyright: ignore[reportIncompatibleVariableOverride]  (never None here)
 
     def __init__(self, elements: Sequence[int], cutoff: float) -> None:
         super().__init__(elements, cutoff)

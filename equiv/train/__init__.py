@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
-    "Metrics": "equiv.train.metrics",
+    "Metrics": "equiv.train.errors",
     "Recipe": "equiv.train.recipe",
     "Result": "equiv.train.job",
+    "Task": "equiv.train.task",
     "Trainer": "equiv.train.loop",
     "TrainingDiverged": "equiv.train.job",
     "evaluate_model": "equiv.train.metrics",
@@ -18,6 +19,7 @@ __all__ = [
     "Metrics",
     "Recipe",
     "Result",
+    "Task",
     "Trainer",
     "TrainingDiverged",
     "evaluate_model",
@@ -26,11 +28,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from equiv.train.errors import Metrics
     from equiv.train.job import Result, TrainingDiverged, run
     from equiv.train.loop import Trainer
-    from equiv.train.metrics import Metrics, evaluate_model
+    from equiv.train.metrics import evaluate_model
     from equiv.train.recipe import Recipe
     from equiv.train.recipe_load import load_recipe
+    from equiv.train.task import Task
 
 
 def __getattr__(name: str) -> Any:

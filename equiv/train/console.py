@@ -4,48 +4,22 @@ Facts and choices come first, then one line per epoch; on a terminal a live bar 
 epoch and the time left.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-import ase.units
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-GPA = 1 / ase.units.GPa  # eV/Angstrom^3 in GPa
+from equiv.train.quantity import STATISTICS, Quantity
+
 HEARTBEAT = 60.0  # seconds between signs of life within an epoch if the output is no terminal
 INDENT = 11
-
-
-@dataclass(frozen=True)
-class ErrorColumn:
-    """How errors of one property are shown."""
-
-    symbol: str
-    words: str
-    unit: str
-    factor: float
-
-
-ERROR_COLUMNS = {
-    "energy_per_atom": ErrorColumn("E", "energy", "meV/atom", 1e3),
-    "energy": ErrorColumn("E", "energy", "meV/structure", 1e3),
-    "forces": ErrorColumn("F", "force", "meV/Å", 1e3),
-    "stress": ErrorColumn("S", "stress", "GPa", GPA),
-}
-# The columns of the epoch table: what they show, their unit, the entry of the log row.
-EPOCH_COLUMNS = {
-    "E train": ("meV/atom", "train_energy_rmse", 1e3),
-    "E valid": ("meV/atom", "valid_energy_rmse", 1e3),
-    "F train": ("meV/Å", "train_forces_rmse", 1e3),
-    "F valid": ("meV/Å", "valid_forces_rmse", 1e3),
-    "S valid": ("GPa", "valid_stress_rmse", GPA),
-}
 
 
 class RunConsole:
@@ -60,6 +34,7 @@ class RunConsole:
         self.warnings: list[str] = []
         self._bar: tuple[Progress, TaskID] | None = None
         self._columns: list[str] = []
+        self._quantities: tuple[Quantity, ...] = ()
         self._last_sign = monotonic()
 
     def fact(self, topic: str, text: str, *, style: str = "bold") -> None:
@@ -74,17 +49,17 @@ class RunConsole:
         self.warnings.append(text)
         self.fact("warning", text, style="bold yellow")
 
-    def header(self, *, energy: bool, forces: bool, stress: bool) -> None:
+    def header(self, quantities: Sequence[Quantity]) -> None:
         """The head of the epoch table.
 
-        Errors are root mean squares, on the training batches as they went by, and on the validation
-        set with the averaged weights.
+        Errors are those on the training batches as they went by, and on the validation set with the
+        averaged weights.
         """
-        shown = {"E": energy, "F": forces, "S": stress}
-        errors = [name for name in EPOCH_COLUMNS if shown[name[0]]]
-        self._columns = ["epoch", "time", "left", "loss", *errors, "lr", ""]
+        self._quantities = tuple(quantities)
+        units = {title: quantity.shown_unit for title, quantity, _ in self._errors()}
+        self._columns = ["epoch", "time", "left", "loss", *units, "lr", ""]
         self._line(self._columns, style="bold")
-        self._line([EPOCH_COLUMNS.get(name, ("",))[0] for name in self._columns], style="dim")
+        self._line([units.get(name, "") for name in self._columns], style="dim")
 
     def row(self, row: Mapping[str, Any], *, left: float | None, best: bool) -> None:
         """One epoch of the table; the star marks the best so far."""
@@ -96,11 +71,19 @@ class RunConsole:
             "lr": f"{row['learning_rate']:.1e}",
             "": "*" if best else "",
         }
-        for name, (_, key, factor) in EPOCH_COLUMNS.items():
-            value = row.get(key)
-            cells[name] = "-" if value is None else significant(factor * value)
+        for title, quantity, split in self._errors():
+            value = row.get(f"{split}_{quantity.label}_{quantity.headline}")
+            cells[title] = "-"
+            if value is not None:
+                cells[title] = significant(quantity.shown(value, quantity.headline))
         self._line([cells[name] for name in self._columns])
         self._last_sign = monotonic()
+
+    def _errors(self) -> Iterator[tuple[str, Quantity, str]]:
+        """Title, quantity and split of every column with errors."""
+        for quantity in self._quantities:
+            for split in quantity.epochs:
+                yield f"{quantity.symbol} {split}", quantity, split
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -138,7 +121,9 @@ class RunConsole:
             self._print(f"  epoch {epoch}: step {done} of {total}, {note}")
             self._last_sign = now
 
-    def errors(self, title: str, splits: Mapping[str, Mapping[str, Any]]) -> None:
+    def errors(
+        self, title: str, splits: Mapping[str, Mapping[str, Any]], quantities: Sequence[Quantity]
+    ) -> None:
         """The error table of all splits and groups."""
         table = Table(
             title=title,
@@ -148,16 +133,16 @@ class RunConsole:
             box=box.SIMPLE_HEAD,
             pad_edge=False,
         )
-        table.add_column("MAE / RMSE", no_wrap=True)
+        present = measured(quantities, splits)
+        common, heads = column_heads(present, " ")
+        table.add_column(common, no_wrap=True)
         table.add_column("frames", justify="right", no_wrap=True)
-        present = [n for n in ERROR_COLUMNS if any(n in metrics for metrics in splits.values())]
-        for name in present:
-            column = ERROR_COLUMNS[name]
-            table.add_column(f"{column.symbol} {column.unit}", justify="right", no_wrap=True)
+        for head in heads:
+            table.add_column(head, justify="right", no_wrap=True)
         for split, metrics in splits.items():
             groups = metrics.get("groups", {})
             for label, part in [(split, metrics), *((f"  {g}", m) for g, m in groups.items())]:
-                cells = [error_cell(part, name) for name in present]
+                cells = [error_cell(part, quantity) for quantity in present]
                 table.add_row(escape(label), str(part["frames"]), *cells)
         self.console.print(table)
 
@@ -170,13 +155,31 @@ class RunConsole:
         self.console.print(text, style=style, highlight=False, soft_wrap=True)
 
 
-def error_cell(metrics: Mapping[str, Any], name: str) -> str:
-    """`MAE / RMSE` of one property in its display unit."""
-    if name not in metrics:
+def measured(
+    quantities: Sequence[Quantity], splits: Mapping[str, Mapping[str, Any]]
+) -> list[Quantity]:
+    """The quantities that any of the splits has errors of."""
+    return [q for q in quantities if any(q.name in metrics for metrics in splits.values())]
+
+
+def column_heads(quantities: Sequence[Quantity], separator: str) -> tuple[str, list[str]]:
+    """What all columns of an error table show, if it is one thing, and the head of each."""
+    shown = [" / ".join(STATISTICS[name] for name in q.statistics) for q in quantities]
+    common = shown[0] if len(set(shown)) == 1 else ""
+    heads = []
+    for quantity, statistics in zip(quantities, shown, strict=True):
+        parts = [quantity.symbol, "" if common else statistics]
+        heads.append(separator.join([" ".join(filter(None, parts)), quantity.shown_unit]).strip())
+    return common, heads
+
+
+def error_cell(metrics: Mapping[str, Any], quantity: Quantity) -> str:
+    """The statistics of one quantity in its display unit: `MAE / RMSE`."""
+    if quantity.name not in metrics:
         return "-"
-    factor = ERROR_COLUMNS[name].factor
-    both = (metrics[name]["mae"] * factor, metrics[name]["rmse"] * factor)
-    return " / ".join(map(significant, both))
+    values = metrics[quantity.name]
+    shown = [quantity.shown(values[name], name) for name in quantity.statistics]
+    return " / ".join(map(significant, shown))
 
 
 def clock(seconds: float) -> str:
@@ -192,4 +195,6 @@ def significant(value: float) -> str:
     if size != size or size == float("inf"):
         return str(value)
     digits = 0 if size >= 99.95 else 1 if size >= 9.995 else 2 if size >= 0.9995 else 3
+    if 0 < size < 0.09995:
+        digits = min(2 - math.floor(math.log10(size)), 8)
     return f"{value:.{digits}f}"

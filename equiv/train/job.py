@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import torch
 import yaml
 from rich.console import Console
@@ -14,16 +13,17 @@ from rich.console import Console
 from equiv import __version__
 from equiv.atomic import write_bytes
 from equiv.errors import EquivError, RecipeError
-from equiv.models import Model
+from equiv.models import AbstractModel
 from equiv.train.checkpoint import Checkpoint, load_checkpoint
 from equiv.train.console import RunConsole, clock
 from equiv.train.loop import Trainer
-from equiv.train.outcome import Outcome, labelled
-from equiv.train.prepare import Prepared, prepare
+from equiv.train.outcome import Outcome
 from equiv.train.randomness import own_randomness, own_settings
 from equiv.train.recipe import Recipe
 from equiv.train.recipe_load import load_recipe
 from equiv.train.state import NotANumber
+from equiv.train.task import Task
+from equiv.train.tasks import task_class
 
 # What may change between a run and its continuation. Anything else would make it a different run.
 MAY_CHANGE = (
@@ -49,7 +49,7 @@ class Result:
         model: the model file, with the averaged weights of the best epoch.
         finished: whether training is over; false if it was interrupted and can be resumed.
         reason: why it stopped: `epochs`, `max_time`, `patience`, or `interrupted by ...`.
-        metrics: errors by split, in eV and Angstrom (empty if interrupted).
+        metrics: errors by split, in the units of `metrics.json` (empty if interrupted).
         history: one row per epoch.
         warnings: what the run complained about.
     """
@@ -75,7 +75,7 @@ def run(
     console: Console | None = None,
     report: bool = True,
 ) -> Result:
-    """Train a potential.
+    """Train a model.
 
     Running the same recipe again continues an interrupted run, and shows the results of a finished
     one. The caller's random states, thread count and dtype are left as they were.
@@ -123,17 +123,17 @@ class _Run:
         checkpoint = load_checkpoint(folder, console.warn)
         if checkpoint is not None:
             self._compare(checkpoint)
-        prepared = prepare(self.recipe, console)
-        if checkpoint is not None and checkpoint.state["fingerprint"] != prepared.fingerprint:
+        task = task_class(self.recipe.task).prepare(self.recipe, console)
+        if checkpoint is not None and checkpoint.state["fingerprint"] != task.fingerprint:
             raise RecipeError(
                 f"{folder} was trained on other data: the structures or labels have changed since; "
                 "give another output folder to train on the new ones, or bring the old ones back"
             )
         with _memory_explained("lower model.channels or the other sizes of the model"):
-            model = prepared.model()
-        self._describe(model, prepared)
-        trainer = self._trainer(model, prepared)
-        outcome = Outcome(self.recipe, prepared, trainer, folder, console, report=self.report)
+            model = task.build_model()
+        self._describe(model, task)
+        trainer = self._trainer(model, task)
+        outcome = Outcome(self.recipe, trainer, folder, console, report=self.report)
         if checkpoint is None:
             with _memory_explained():
                 edges = trainer.rehearse()
@@ -148,12 +148,12 @@ class _Run:
                 "finished", "all done; raise train.epochs, max_time or patience to train further"
             )
             if (stored := outcome.stored()) is not None:
-                console.errors("errors", stored)
+                console.errors("errors", stored, task.quantities)
                 return self._result(stored, trainer)
         else:
             self._compile(trainer)
-            self._write_recipe(prepared.recipe)
-            reason = self._fit(trainer, prepared)
+            self._write_recipe(task.recipe)
+            reason = self._fit(trainer)
             if trainer.position.finished is None:
                 outcome.save_model({})
                 again = "everything is saved - run the same command again to continue"
@@ -181,57 +181,39 @@ class _Run:
         for line in changed.values():
             self.console.fact("changed", line)
 
-    def _trainer(self, model: Model, prepared: Prepared) -> Trainer:
+    def _trainer(self, model: AbstractModel, task: Task[Any]) -> Trainer:
         return Trainer(
             model,
-            prepared.recipe.train,
-            train=prepared.train.graphs,
-            valid=prepared.valid.graphs,
-            learned=prepared.learned,
+            task,
             folder=self.folder,
             console=self.console,
-            extra={"recipe": self.recipe.to_dict(), "fingerprint": prepared.fingerprint},
+            extra={"recipe": self.recipe.to_dict(), "fingerprint": task.fingerprint},
         )
 
     def _compile(self, trainer: Trainer) -> None:
         """Compile if the recipe wants it, or wants it to be decided and the run is long."""
-        choice = trainer.recipe.compile
+        choice = trainer.task.compiling
         if choice == "off":
             return
-        if choice == "auto" and (reason := trainer.too_short_to_compile()) is not None:
+        if choice == "auto" and (reason := trainer.reason_not_to_compile()) is not None:
             self.console.fact("compile", f"no: {reason} (train.compile=on does it anyway)")
             return
         with _memory_explained():
             trainer.compile()
 
-    def _describe(self, model: Model, prepared: Prepared) -> None:
+    def _describe(self, model: AbstractModel, task: Task[Any]) -> None:
         """Print model, loss and schedule in three lines."""
-        shape, train, learned = prepared.recipe.model, prepared.recipe.train, prepared.learned
-        weights = sum(value.numel() for value in model.parameters())
-        self.console.fact(
-            "model",
-            f"{shape.name}: {weights:,} weights, {shape.layers} layers of {shape.channels} "
-            f"channels, l <= {shape.hidden_degree} (edges {shape.edge_degree}), "
-            f"order {shape.correlation}, cutoff {shape.cutoff:g} A",
-        )
-        terms = {
-            "energy": (train.energy_weight, learned.energy),
-            "forces": (train.forces_weight, learned.forces),
-            "stress": (train.stress_weight, learned.stress),
-        }
-        listed = [f"{name} {weight:g}" for name, (weight, size) in terms.items() if size]
-        if train.final_energy_weight is not None and learned.energy is not None:
-            listed[0] += f" to {train.final_energy_weight:g}"
-        kind = f"huber (delta {train.huber_delta:g})" if train.loss == "huber" else train.loss
-        self.console.fact("loss", f"{kind}, weights: {', '.join(listed)}")
+        for topic, text in task.facts(model):
+            self.console.fact(topic, text)
+        train = task.recipe.train
         length = [f"{train.epochs} epochs"] if train.epochs != "auto" else []
         length += [f"at most {clock(train.max_time)}"] if train.max_time is not None else []
         self.console.fact(
             "training",
-            f"{', '.join(length)}; batches of {train.batch_size} structures or "
+            f"{', '.join(length)}; batches of {train.batch_size} {task.samples} or "
             f"{train.batch_edges} edges; learning rate {train.learning_rate:g} to {train.floor:g} "
             f"({train.schedule}); average {train.ema_decay:g}\n"
-            f"{train.dtype} on {prepared.device}, {torch.get_num_threads()} threads",
+            f"{train.dtype} on {task.device}, {torch.get_num_threads()} threads",
         )
 
     def _write_recipe(self, recipe: Recipe) -> None:
@@ -251,24 +233,20 @@ class _Run:
             return recipe.patience is not None and position.waiting >= recipe.patience
         return False
 
-    def _fit(self, trainer: Trainer, prepared: Prepared) -> str:
-        learned = prepared.learned
-        self.console.header(
-            energy=learned.energy is not None,
-            forces=learned.forces is not None,
-            stress=learned.stress is not None,
-        )
+    def _fit(self, trainer: Trainer) -> str:
+        task = trainer.task
+        self.console.header(task.shown)
         try:
             with _memory_explained():
                 return trainer.fit()
         except NotANumber as error:
-            path = self.folder / "nan_frames.xyz"
-            frames = [prepared.train.dataset[i] for i in error.indices]
-            ase.io.write(path, [labelled(frame) for frame in frames], format="extxyz")
-            names = ", ".join(frame.where for frame in frames[:10])
-            more = f" and {len(frames) - 10} more" if len(frames) > 10 else ""
+            path = task.write_guilty(self.folder, error.indices)
+            guilty = [task.train.names[i] for i in error.indices]
+            names = ", ".join(guilty[:10])
+            more = f" and {len(guilty) - 10} more" if len(guilty) > 10 else ""
+            written = f"written to {path}; " if path is not None else ""
             raise TrainingDiverged(
-                f"{error}\n  structures: {names}{more}\n  written to {path}; check them, or lower "
+                f"{error}\n  {task.samples}: {names}{more}\n  {written}check them, or lower "
                 f"train.learning_rate ({self.recipe.train.learning_rate:g})"
             ) from error
 

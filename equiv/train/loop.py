@@ -1,7 +1,7 @@
-"""The training loop. It knows a model by its interface only."""
+"""The training loop. It knows a model by its interface, and what it learns by its task, only."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from time import monotonic
@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiv.graph import collate
-from equiv.models.compiled.worth import worthwhile
-from equiv.models.interface import Model
+from equiv.models.abstract import AbstractModel
 from equiv.train.checkpoint import (
     Checkpoint,
     optimizer_tensors,
@@ -21,33 +19,18 @@ from equiv.train.checkpoint import (
 )
 from equiv.train.console import RunConsole
 from equiv.train.ema import MovingAverage, weights_of
+from equiv.train.errors import ErrorSum, Metrics
+from equiv.train.evaluation import EVALUATION_BATCH
 from equiv.train.interrupt import Interruption
 from equiv.train.log import RunLog
-from equiv.train.loss import EnergyForcesStressLoss, LossWeights
-from equiv.train.metrics import EVALUATION_BATCH, ErrorSum, Metrics, batch_errors, evaluate_model
 from equiv.train.optimizer import build_optimizer
+from equiv.train.quantity import Quantity
 from equiv.train.randomness import random_tensors, restore_random
-from equiv.train.recipe import TrainRecipe
 from equiv.train.sampler import EdgeBudgetSampler
 from equiv.train.schedule import Schedule
-from equiv.train.state import Learned, NotANumber, Position
-from equiv.train.step import CompiledStep, EagerStep, Step
+from equiv.train.state import NotANumber, Position
+from equiv.train.task import Step, Task
 
-COLUMNS = (
-    "epoch",
-    "step",
-    "time_s",
-    "learning_rate",
-    "energy_weight",
-    "loss",
-    *("train_energy_rmse", "train_forces_rmse", "train_stress_rmse"),
-    *("valid_energy_mae", "valid_energy_rmse", "valid_forces_mae", "valid_forces_rmse"),
-    *("valid_stress_mae", "valid_stress_rmse"),
-    "score",
-    "gradient_norm",
-    "best",
-)
-LONG_TIME = 600.0  # seconds of training that repay a compilation
 LEAST_PAUSE = 5.0  # seconds between the checkpoints of very short epochs
 
 
@@ -56,11 +39,8 @@ class Trainer:
 
     Args:
         model: the model, with its first weights.
-        recipe: how to train. Nothing in it may be `auto` except `epochs`, and that only together
-            with `max_time`.
-        train: labelled training graphs.
-        valid: labelled validation graphs; may be empty.
-        learned: what is learned.
+        task: what is learned, from what, and how. Nothing in its recipe may be `auto` except
+            `epochs`, and that only together with `max_time`.
         folder: where log and checkpoints go.
         console: what the user sees.
         extra: further JSON-able facts for the checkpoint.
@@ -68,23 +48,20 @@ class Trainer:
 
     def __init__(
         self,
-        model: Model,
-        recipe: TrainRecipe,
+        model: AbstractModel,
+        task: Task[Any],
         *,
-        train: Sequence[Any],
-        valid: Sequence[Any],
-        learned: Learned,
         folder: Path,
         console: RunConsole,
         extra: dict[str, Any],
     ) -> None:
+        recipe = task.recipe.train
         if recipe.batch_edges == "auto" or (recipe.epochs == "auto" and recipe.max_time is None):
             raise ValueError("batch_edges, and epochs or max_time, must be known before training")
-        self.model, self.recipe, self.learned = model, recipe, learned
-        self.train_graphs, self.valid_graphs = list(train), list(valid)
+        self.model, self.task, self.recipe = model, task, recipe
         self.folder, self.console, self.extra = folder, console, extra
         self.sampler = EdgeBudgetSampler(
-            [int(graph.senders.shape[0]) for graph in train],
+            [task.size(sample) for sample in task.train.samples],
             max_edges=recipe.batch_edges,
             max_structures=recipe.batch_size,
             seed=recipe.seed,
@@ -92,19 +69,12 @@ class Trainer:
         self.parameters = {
             name: value for name, value in model.named_parameters() if value.requires_grad
         }
-        self.optimizer = build_optimizer(self.parameters, recipe)
+        self.optimizer = build_optimizer(self.parameters, recipe, task.decays)
         self.average = MovingAverage(self.parameters, recipe.ema_decay)
         self.best = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.schedule = Schedule(recipe)
-        self.criterion = EnergyForcesStressLoss(
-            recipe.loss,
-            delta=recipe.huber_delta,
-            energy=learned.energy is not None,
-            forces=learned.forces is not None,
-            stress=learned.stress is not None,
-        )
-        self.step: Step = EagerStep(model, self.criterion)
-        self.log = RunLog(folder, COLUMNS)
+        self.step: Step = task.step(model)
+        self.log = RunLog(folder, log_columns(task.quantities, task.log_values(0.0)))
         self.position = Position()
         self.interruption = Interruption()
         self._log_lengths = [0, 0]
@@ -157,26 +127,15 @@ class Trainer:
         """
         largest = self.sampler.largest()
         before = random_tensors()
-        EagerStep(self.model, self.criterion)(self._batch(largest), self._weights(0.0))
+        self.task.step(self.model)(self._batch(largest), 0.0)
         self.optimizer.zero_grad(set_to_none=True)
         restore_random(before)
         return int(self.sampler.num_edges[largest].sum())
 
-    def too_short_to_compile(self) -> str | None:
+    def reason_not_to_compile(self) -> str | None:
         """Why compiling does not pay; a matter of recipe and data alone, equal in a resumed run."""
-        recipe, graphs = self.recipe, self.train_graphs
-        if self.model.device.type != "cpu":
-            return "on a GPU that is done on request only"
-        if recipe.epochs == "auto":
-            assert recipe.max_time is not None
-            short = recipe.max_time < LONG_TIME
-            return f"{recipe.max_time:g} s are too short to repay it" if short else None
-        batches = len(self.sampler.batches(0))
-        atoms = sum(int(graph.num_nodes or 0) for graph in graphs) / batches
-        steps = recipe.epochs * batches
-        if worthwhile(steps, atoms):
-            return None
-        return f"{steps} steps of {atoms:.0f} atoms are too few to repay it"
+        epochs = 1 if self.recipe.epochs == "auto" else self.recipe.epochs
+        return self.task.reason_not_to_compile(epochs * len(self.sampler.batches(0)))
 
     def compile(self) -> None:
         """Compute steps, and validation if that is long enough, by compiled code.
@@ -184,30 +143,23 @@ class Trainer:
         The largest batch goes first, so that the same run is compiled in the same way after a
         resume. Where it cannot be done the user is told why, and nothing changes.
         """
-        report, graphs = self._report_compile, self.train_graphs
-        small = sorted(range(len(graphs)), key=lambda i: (int(graphs[i].num_nodes or 0), i))[:2]
-        step = CompiledStep(EagerStep(self.model, self.criterion), self._batch(small), report)
-        if not step.possible:
-            return
-        self.step = step
         before = random_tensors()
-        step(self._batch(self.sampler.largest()), self._weights(0.0))
+        largest = self._batch(self.sampler.largest())
+        step = self.task.compiled_step(self.model, largest, self._report_compile)
         self.optimizer.zero_grad(set_to_none=True)
         restore_random(before)
-        if step.compiled_batches and self.learned.forces is not None:
-            self.model.compile(report=report)
-            evaluate_model(self.model, self.valid_graphs[:2])  # now, and not within an epoch
+        if step is not None:
+            self.step = step
 
     def _report_graphs(self) -> None:
         """How many graphs it took, for user and log."""
-        if not isinstance(self.step, CompiledStep):
+        counts = self.task.compiled_graphs(self.step)
+        if not counts:
             return
-        programs, steps = self.step.programs, self.step.compiled_batches
-        counts = {"graphs": programs.graphs, "built": programs.compiled, "loaded": programs.loaded}
-        self.log.event("compiled", {**counts, "batches": steps})
+        self.log.event("compiled", counts)
         self._report_compile(
-            f"{programs.graphs} graphs for the training step ({programs.compiled} built now, "
-            f"{programs.loaded} from earlier runs); {steps} batches computed by them"
+            f"{counts['graphs']} graphs for the training step ({counts['built']} built now, "
+            f"{counts['loaded']} from earlier runs); {counts['batches']} batches computed by them"
         )
 
     def _report_compile(self, text: str) -> None:
@@ -271,7 +223,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = position.learning_rate
         batch = self._batch(indices)
-        loss, prediction = self.step(batch, self._weights(progress))
+        loss, prediction = self.step(batch, progress)
         value, norm = loss.item(), math.nan
         if math.isfinite(value):
             limit = math.inf if self.recipe.clip_gradient is None else self.recipe.clip_gradient
@@ -285,27 +237,25 @@ class Trainer:
         self.model.advance(position.step)
         position.loss += value
         position.gradient += norm
-        for name, rows in batch_errors(prediction, batch).items():
+        for name, rows in self.task.errors(prediction, batch).items():
             position.errors.setdefault(name, ErrorSum()).add(rows.error)
 
     def _batch(self, indices: list[int]) -> Any:
-        return collate([self.train_graphs[i] for i in indices]).to(self.model.device)
-
-    def _weights(self, progress: float) -> LossWeights:
-        recipe = self.recipe
-        energy = self.schedule.energy_weight(progress)
-        return LossWeights(energy, recipe.forces_weight, recipe.stress_weight)
+        samples = self.task.train.samples
+        return self.task.collate([samples[i] for i in indices]).to(self.model.device)
 
     def _end_epoch(self, num_batches: int) -> None:
         """Validate, remember the best, write the log, and see whether it is enough."""
         position, recipe = self.position, self.recipe
         metrics, score = None, math.nan
         with self.average.applied():
-            if self.valid_graphs:
-                metrics = evaluate_model(
-                    self.model, self.valid_graphs, batch_edges=self.evaluation_edges
-                )
-                score = self.learned.score(metrics)
+            if self.task.valid.samples:
+                metrics = self.task.evaluate(
+                    self.model, self.task.valid.samples, batch_edges=self.evaluation_edges
+                ).metrics
+                score = self.task.score(metrics)
+            if self.model.stage != position.best_stage:
+                position.best_score, position.best_stage = math.inf, self.model.stage
             best = score < position.best_score or metrics is None
             if best:
                 self.best = {
@@ -339,20 +289,20 @@ class Trainer:
             "step": position.step,
             "time_s": position.elapsed,
             "learning_rate": position.learning_rate,
-            "energy_weight": self.schedule.energy_weight(self._progress(num_batches)),
+            **self.task.log_values(self._progress(num_batches)),
             "loss": position.loss / done,
             "score": score,
             "gradient_norm": position.gradient / done,
             "best": int(best),
         }
-        for name in ("energy_per_atom", "forces", "stress"):
-            short = name.removesuffix("_per_atom")
-            sums = position.errors.get(name)
+        for quantity in logged(self.task.quantities):
+            name = quantity.label
+            sums = position.errors.get(quantity.name)
             if sums is not None and sums.count:
-                row[f"train_{short}_rmse"] = sums.rmse
-            if metrics is not None and metrics[name].count:
-                row[f"valid_{short}_mae"] = metrics[name].mae
-                row[f"valid_{short}_rmse"] = metrics[name].rmse
+                row[f"train_{name}_{quantity.headline}"] = getattr(sums, quantity.headline)
+            if metrics is not None and metrics[quantity.name].count:
+                for statistic in quantity.statistics:
+                    row[f"valid_{name}_{statistic}"] = getattr(metrics[quantity.name], statistic)
         return row
 
     def _progress(self, num_batches: int) -> float:
@@ -406,9 +356,24 @@ class Trainer:
 
     def _harmless(self, index: int) -> bool:
         """Whether the loss of one structure and its gradient are finite."""
-        eager = EagerStep(self.model, self.criterion)
-        loss, _ = eager(self._batch([index]), self._weights(0.0))
+        loss, _ = self.task.step(self.model)(self._batch([index]), 0.0)
         if not math.isfinite(loss.item()):
             return False
         gradients = [value.grad for value in self.parameters.values() if value.grad is not None]
         return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+
+def logged(quantities: Sequence[Quantity]) -> list[Quantity]:
+    """The quantities that the log has columns for."""
+    return [quantity for quantity in quantities if quantity.logged]
+
+
+def log_columns(quantities: Sequence[Quantity], further: Iterable[str]) -> list[str]:
+    """The columns of `log.csv`."""
+    kept = logged(quantities)
+    return [
+        *("epoch", "step", "time_s", "learning_rate", *further, "loss"),
+        *(f"train_{q.label}_{q.headline}" for q in kept),
+        *(f"valid_{q.label}_{statistic}" for q in kept for statistic in q.statistics),
+        *("score", "gradient_norm", "best"),
+    ]

@@ -9,16 +9,32 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiv.models.interface import Prediction
+from equiv.train.recipe_potential import TrainRecipe
 from equiv.train.targets import Targets
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the three terms of the loss."""
+    r"""Weights of the three terms of the loss.
+
+    .. math:: w_E = w_0 (w_1 / w_0)^{\max(0,\, 2p - 1)}
+
+    The energy weight may change in the second half of the training, from :math:`w_0` to
+    :math:`w_1`; :math:`p \in [0, 1]` is the share of the training that is done.
+    """
 
     energy: float
     forces: float
     stress: float
+
+    @classmethod
+    def at(cls, recipe: TrainRecipe, progress: float) -> "LossWeights":
+        """The weights with `progress` of the training done."""
+        start, end = recipe.energy_weight, recipe.final_energy_weight
+        energy = start
+        if end is not None and start != 0 and end != 0:
+            energy = start * (end / start) ** min(max(2 * progress - 1, 0.0), 1.0)
+        return cls(energy, recipe.forces_weight, recipe.stress_weight)
 
 
 class EnergyForcesStressLoss(nn.Module):

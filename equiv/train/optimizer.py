@@ -1,24 +1,24 @@
 """The optimizer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
-from equiv.train.recipe import TrainRecipe
-
-UNDECAYED = ("embedding", "radial", "linear_up", "readout")
+from equiv.train.recipe import LoopRecipe
 
 
 def build_optimizer(
-    parameters: Mapping[str, nn.Parameter], recipe: TrainRecipe
+    parameters: Mapping[str, nn.Parameter],
+    recipe: LoopRecipe,
+    decays: Callable[[str, nn.Parameter], bool],
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019), by default in the AMSGrad variant (Reddi et al. 2018).
 
-    Weight decay pulls on the matrices that mix channels and on the weights of the many-body
-    products, as is customary for MACE; not on vectors and scalars, element embeddings, radial
-    networks, the map before the convolution, and readouts (parameters whose name contains one of
-    `UNDECAYED`).
+    Args:
+        parameters: the weights by name.
+        recipe: learning rate, weight decay, variant.
+        decays: whether weight decay pulls on a weight.
     """
     decayed, free = [], []
     for name, value in parameters.items():
@@ -32,8 +32,3 @@ def build_optimizer(
         lr=recipe.learning_rate,
         amsgrad=recipe.amsgrad,
     )
-
-
-def decays(name: str, value: nn.Parameter) -> bool:
-    """Whether weight decay pulls on a parameter."""
-    return value.ndim >= 2 and not any(word in name for word in UNDECAYED)

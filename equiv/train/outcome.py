@@ -8,30 +8,18 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import ase
-import ase.io
-import numpy as np
 import torch
 
 from equiv import __version__
 from equiv.atomic import write_bytes
-from equiv.data import Frame
 from equiv.models.file import save_model
 from equiv.train.console import RunConsole, clock
+from equiv.train.evaluation import Evaluation
 from equiv.train.loop import Trainer
-from equiv.train.metrics import Evaluation, evaluate
-from equiv.train.prepare import Prepared, Split
 from equiv.train.recipe import Recipe
 from equiv.train.state import REASONS
 
 MODEL = "model.safetensors"
-WORST = 20  # structures in worst.xyz
-UNITS = {
-    "energy": "eV",
-    "energy_per_atom": "eV/atom",
-    "forces": "eV/Angstrom",
-    "stress": "eV/Angstrom^3",
-}
 
 
 class Outcome:
@@ -39,8 +27,7 @@ class Outcome:
 
     Args:
         recipe: the recipe as given.
-        prepared: the data and the resolved recipe.
-        trainer: the trained model and its history.
+        trainer: the trained model, its task and its history.
         folder: the folder of the run.
         console: what the user sees.
         report: whether to make plots and report.
@@ -49,14 +36,13 @@ class Outcome:
     def __init__(
         self,
         recipe: Recipe,
-        prepared: Prepared,
         trainer: Trainer,
         folder: Path,
         console: RunConsole,
         *,
         report: bool,
     ) -> None:
-        self.recipe, self.prepared, self.trainer = recipe, prepared, trainer
+        self.recipe, self.task, self.trainer = recipe, trainer.task, trainer
         self.folder, self.console, self.report = folder, console, report
 
     def conclude(self) -> dict[str, Any]:
@@ -68,16 +54,17 @@ class Outcome:
         started = monotonic()
         evaluations = self._evaluate()
         metrics = {name: item.metrics.to_dict() for name, item in evaluations.items()}
-        document = {"splits": metrics, "units": UNITS, "training": self._facts(), **self._subject()}
+        units = {quantity.name: quantity.unit for quantity in self.task.quantities}
+        document = {"splits": metrics, "units": units, "training": self._facts(), **self._subject()}
         text = json.dumps(document, indent=1, allow_nan=False) + "\n"
         write_bytes(self.folder / "metrics.json", text.encode())
         self.save_model(metrics)
         ending = {"reason": position.finished, "best_epoch": position.best_epoch}
         self.trainer.log.event("end", {**ending, "splits": metrics})
-        console.errors(f"errors with the weights of epoch {position.best_epoch}", metrics)
-        last = self.prepared.splits[-1]
-        if worst := worst_frames(last, evaluations[last.name]):
-            ase.io.write(self.folder / "worst.xyz", worst, format="extxyz")
+        title = f"errors with the weights of epoch {position.best_epoch}"
+        console.errors(title, metrics, self.task.quantities)
+        last = self.task.splits[-1]
+        self.task.write_worst(self.folder, last, evaluations[last.name])
         if self.report:
             self._pictures(evaluations, document)
         console.fact("evaluated", f"in {clock(monotonic() - started)}")
@@ -98,12 +85,12 @@ class Outcome:
 
     def _subject(self) -> dict[str, Any]:
         """What the errors are about: the content of every split; and what the card adds."""
-        prints = {split.name: split.dataset.fingerprint for split in self.prepared.splits}
+        prints = {split.name: split.fingerprint for split in self.task.splits}
         return {"fingerprints": prints, "card": dict(self.recipe.card)}
 
     def save_model(self, errors: Mapping[str, Any]) -> None:
         """Write the best averaged weights, with a card that says how they came about."""
-        prepared = self.prepared
+        task, further = self.task, self.task.card()
         card = {
             **self.recipe.card,
             # Where the run was kept is nobody's business; the facts for the card stand beside it.
@@ -113,11 +100,11 @@ class Outcome:
                 if key not in ("output", "card")
             },
             "data": {
-                "structures": {split.name: len(split.dataset) for split in prepared.splits},
-                "fingerprint": prepared.fingerprint,
-                "labels": str(prepared.train.dataset.labels),
+                "structures": {split.name: len(split.samples) for split in task.splits},
+                "fingerprint": task.fingerprint,
+                **further.pop("data", {}),
             },
-            "reference_energies_from": prepared.reference.how,
+            **further,
             "training": self._facts(),
             "errors": dict(errors),
         }
@@ -127,11 +114,11 @@ class Outcome:
     def _evaluate(self) -> dict[str, Evaluation]:
         evaluations = {}
         with self.trainer.with_best():
-            for split in self.prepared.splits:
+            for split in self.task.splits:
                 groups = split.groups if len(set(split.groups)) > 1 else None
-                evaluations[split.name] = evaluate(
+                evaluations[split.name] = self.task.evaluate(
                     self.trainer.model,
-                    split.graphs,
+                    split.samples,
                     groups=groups,
                     batch_edges=self.trainer.evaluation_edges,
                 )
@@ -145,7 +132,7 @@ class Outcome:
             "best_epoch": position.best_epoch,
             "seconds": round(position.elapsed, 1),
             "stopped_by": position.finished,
-            "device": str(self.prepared.device),
+            "device": str(self.task.device),
             "threads": torch.get_num_threads(),
             "versions": versions(),
         }
@@ -156,47 +143,21 @@ class Outcome:
             from equiv.train.plots import learning_curve, parity
             from equiv.train.report import write_report
 
-            parity(evaluations, self.folder / "parity.png")
-            learning_curve(self.trainer.log.rows(), self.folder / "learning_curve.png")
+            task = self.task
+            parity(evaluations, self.folder / "parity.png", task.quantities)
+            rows = self.trainer.log.rows()
+            learning_curve(rows, self.folder / "learning_curve.png", task.quantities)
             write_report(
                 self.folder,
+                task=task,
                 document=document,
-                recipe=self.prepared.recipe.relocated(self.folder),
+                recipe=task.recipe.relocated(self.folder),
                 evaluations=evaluations,
-                names={
-                    split.name: [frame.where for frame in split.dataset]
-                    for split in self.prepared.splits
-                },
                 warnings=self.console.warnings,
             )
         except Exception as error:  # matplotlib fails in many ways; none may cost a trained model
             problem = f"{type(error).__name__}: {error}"
             self.console.warn(f"the plots or the report could not be made: {problem}")
-
-
-def worst_frames(split: Split, evaluation: Evaluation) -> list[ase.Atoms]:
-    """The structures of a split with the largest errors, worst first, the errors in `info`."""
-    found = []
-    for i in evaluation.worst(WORST):
-        atoms = labelled(split.dataset[i])
-        atoms.info["force_rmse_eV_per_A"] = float(evaluation.frame_forces[i])
-        atoms.info["energy_error_eV_per_atom"] = float(evaluation.frame_energy[i])
-        atoms.info["from"] = split.dataset[i].where
-        found.append(atoms)
-    return found
-
-
-def labelled(frame: Frame) -> ase.Atoms:
-    """A structure with its reference labels under keys that no reader overlooks or reinterprets."""
-    atoms = frame.atoms.copy()
-    atoms.info = {}
-    if frame.energy is not None:
-        atoms.info["REF_energy"] = float(frame.energy)
-    if frame.forces is not None:
-        atoms.arrays["REF_forces"] = np.array(frame.forces)
-    if frame.stress is not None:
-        atoms.info["REF_stress"] = np.array(frame.stress)
-    return atoms
 
 
 def versions() -> dict[str, str]:

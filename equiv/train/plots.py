@@ -18,8 +18,9 @@ from matplotlib.ticker import (
     NullFormatter,
 )
 
-from equiv.train.console import GPA, significant
-from equiv.train.metrics import Evaluation
+from equiv.train.console import significant
+from equiv.train.evaluation import Evaluation
+from equiv.train.quantity import STATISTICS, Quantity
 
 COLORS = {"train": "#a8adb4", "valid": "#3d85c6"}
 CYCLE = ("#d1495b", "#2a9d8f", "#e09f3e", "#7b4ea3", "#5f9e4a")
@@ -33,33 +34,39 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "figure.facecolor": "white",
 }
-# property -> title, unit of the axes, factor, unit of the error, factor
-PANELS = {
-    "energy_per_atom": ("Energy", "eV/atom", 1.0, "meV/atom", 1e3),
-    "forces": ("Force components", "eV/Å", 1.0, "meV/Å", 1e3),
-    "stress": ("Stress components", "GPa", GPA, "GPa", GPA),
-}
 MOST_POINTS = 20_000  # dots of one split in one panel
 
 
-def parity(evaluations: Mapping[str, Evaluation], path: Path | str) -> None:
+def parity(
+    evaluations: Mapping[str, Evaluation], path: Path | str, quantities: Sequence[Quantity]
+) -> None:
     """Predicted against reference values, a column per property, and below the error itself.
 
     The lower row shows what the diagonal hides: errors are much smaller than the range of values.
-    Energies are shown relative to their mean where that is far larger than their range.
+    Values are shown relative to their mean where that is far larger than their range. Nothing is
+    written if there is nothing to show.
     """
-    shown = [name for name in PANELS if any(len(item.pairs[name]) for item in evaluations.values())]
+    nothing = np.empty((0, 2))
+    found = {
+        quantity: {
+            split: pairs
+            for split, item in evaluations.items()
+            if len(pairs := item.pairs.get(quantity.name, nothing))
+        }
+        for quantity in quantities
+    }
+    shown = [quantity for quantity in quantities if found[quantity]]
+    if not shown:
+        return
     colors = split_colors(evaluations)
-    width = max(len(shown), 1)
+    width = len(shown)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.7 * width, 5.3), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(2, width, squeeze=False, sharex="col", height_ratios=(2.4, 1))
-        for column, name in enumerate(shown):
-            pairs = {
-                s: item.pairs[name] for s, item in evaluations.items() if len(item.pairs[name])
-            }
-            _parity_panel(axes[0, column], axes[1, column], name, pairs, colors)
+        for column, quantity in enumerate(shown):
+            above, below = axes[0, column], axes[1, column]
+            _parity_panel(above, below, quantity, found[quantity], colors)
         handles = [
             Line2D([], [], linestyle="", marker="o", markersize=5, color=colors[split], label=split)
             for split in evaluations
@@ -69,15 +76,22 @@ def parity(evaluations: Mapping[str, Evaluation], path: Path | str) -> None:
 
 
 def _parity_panel(
-    top: Axes, bottom: Axes, name: str, pairs: Mapping[str, np.ndarray], colors: Mapping[str, str]
+    top: Axes,
+    bottom: Axes,
+    quantity: Quantity,
+    pairs: Mapping[str, np.ndarray],
+    colors: Mapping[str, str],
 ) -> None:
-    title, unit, factor, error_unit, error_factor = PANELS[name]
+    title = quantity.title or quantity.words.capitalize()
+    unit, factor = quantity.axis_unit or quantity.unit, quantity.axis_factor
+    error_unit, error_factor = quantity.shown_unit, quantity.factor
+    in_units = f" ({unit})" if unit else ""
     everything = np.concatenate(list(pairs.values())) * factor
     reference = everything[:, 0]
     offset = 0.0
     if abs(reference.mean()) > 20 * (np.ptp(reference) or 1.0):
         offset = float(np.round(reference.mean(), 2))
-        title += f"  (relative to {offset:g} {unit})"
+        title += f"  (relative to {offset:g} {unit})".replace(" )", ")")
     random = np.random.default_rng(0)
     for split, all_pairs in pairs.items():
         few = len(all_pairs) <= MOST_POINTS
@@ -96,7 +110,7 @@ def _parity_panel(
     margin = 0.04 * (high - low) or 0.05
     span = (low - margin, high + margin)
     top.plot(span, span, color="black", linewidth=0.7, zorder=3)
-    top.set(xlim=span, ylim=span, title=title, ylabel=f"predicted ({unit})")
+    top.set(xlim=span, ylim=span, title=title, ylabel=f"predicted{in_units}")
     text = ["RMSE"]
     for split, all_pairs in pairs.items():
         rmse = float(np.sqrt(np.mean(np.diff(all_pairs) ** 2)))
@@ -105,20 +119,25 @@ def _parity_panel(
     errors = np.abs(np.concatenate([np.diff(rows) for rows in pairs.values()])) * error_factor
     limit = 1.4 * float(np.quantile(errors, 0.998)) or 1.0
     bottom.axhline(0, color="black", linewidth=0.7, zorder=3)
-    bottom.set(ylim=(-limit, limit), ylabel=f"error ({error_unit})", xlabel=f"reference ({unit})")
+    error_label = f"error ({error_unit})" if error_unit else "error"
+    bottom.set(ylim=(-limit, limit), ylabel=error_label, xlabel=f"reference{in_units}")
     for axis in (top, bottom):
         axis.ticklabel_format(useOffset=False)
         axis.locator_params(axis="x", nbins=5)
 
 
-def learning_curve(rows: Sequence[Mapping[str, float | None]], path: Path | str) -> None:
-    """Errors, loss and learning rate against the epoch, on logarithmic axes."""
-    panels = [
-        ("energy_rmse", "Energy RMSE (meV/atom)", 1e3),
-        ("forces_rmse", "Force RMSE (meV/Å)", 1e3),
-        ("stress_rmse", "Stress RMSE (GPa)", GPA),
-    ]
-    panels = [panel for panel in panels if any(row.get(f"train_{panel[0]}") for row in rows)]
+def learning_curve(
+    rows: Sequence[Mapping[str, float | None]], path: Path | str, quantities: Sequence[Quantity]
+) -> None:
+    """Errors and learning rate against the epoch, on logarithmic axes."""
+    panels = []
+    for quantity in quantities:
+        statistic = quantity.headline
+        name, unit = f"{quantity.label}_{statistic}", quantity.shown_unit
+        title = f"{quantity.words.capitalize()} {STATISTICS[statistic]}"
+        title += f" ({unit})" if unit else ""
+        if any(row.get(f"{split}_{name}") for row in rows for split in quantity.epochs):
+            panels.append((name, title, quantity.shown(1.0, statistic)))
     best = [int(row["epoch"] or 0) for row in rows if row.get("best")]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * (len(panels) + 1), 3.0), layout="constrained")

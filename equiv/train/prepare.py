@@ -1,6 +1,5 @@
 """From files to what the loop needs: checked structures, graphs, and a model of the right size."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,27 +21,38 @@ from equiv.data import (
 )
 from equiv.errors import DataError, EquivError
 from equiv.graph import AtomGraph
-from equiv.models import Model, build_model
+from equiv.models import AbstractModel, build_model
+from equiv.train.automatic import automatic_epochs
 from equiv.train.console import RunConsole
-from equiv.train.loop import Learned
-from equiv.train.recipe import Recipe
+from equiv.train.device import choose_device
+from equiv.train.recipe_potential import PotentialRecipe
 from equiv.train.sampler import automatic_edge_budget
-
-AUTOMATIC_STEPS = 20_000  # optimizer steps of a run that names neither epochs nor max_time
+from equiv.train.state import Learned
+from equiv.train.task import Split
 
 
 @dataclass
-class Split:
-    """One set of structures: as read, and as graphs."""
+class LabelledSplit(Split):
+    """One set of structures, as graphs and as read."""
 
-    name: str
     dataset: Dataset
-    graphs: list[AtomGraph]
+
+    @classmethod
+    def of(cls, name: str, dataset: Dataset, cutoff: float) -> "LabelledSplit":
+        """The graphs of all structures, with their labels."""
+        return cls(
+            name=name,
+            samples=graphs_of(dataset, cutoff),
+            names=[frame.where for frame in dataset],
+            groups=[frame.group for frame in dataset],
+            fingerprint=dataset.fingerprint,
+            dataset=dataset,
+        )
 
     @property
-    def groups(self) -> list[str]:
-        """The group of every structure."""
-        return [frame.group for frame in self.dataset]
+    def graphs(self) -> list[AtomGraph]:
+        """The samples."""
+        return self.samples
 
 
 @dataclass
@@ -58,22 +68,19 @@ class Prepared:
         learned: which labels are learned, and their natural sizes.
         reference: energies of the free atoms.
         arguments: arguments of the architecture.
-        fingerprint: hash of the content of the training and validation structures and of their
-            labels.
         device: where training runs.
     """
 
-    recipe: Recipe
-    train: Split
-    valid: Split
-    tests: list[Split]
+    recipe: PotentialRecipe
+    train: LabelledSplit
+    valid: LabelledSplit
+    tests: list[LabelledSplit]
     learned: Learned
     reference: ReferenceEnergies
     arguments: dict[str, Any]
-    fingerprint: str
     device: torch.device
 
-    def model(self) -> Model:
+    def model(self) -> AbstractModel:
         """The untrained model."""
         train = self.recipe.train
         return build_model(
@@ -83,13 +90,13 @@ class Prepared:
             **self.arguments,
         ).to(self.device)
 
-    @property
-    def splits(self) -> list[Split]:
-        """Training, validation and test sets, those that hold anything."""
-        return [split for split in (self.train, self.valid, *self.tests) if len(split.dataset)]
+    def dataset(self, name: str) -> Dataset:
+        """The structures of a set."""
+        splits = (self.train, self.valid, *self.tests)
+        return next(split.dataset for split in splits if split.name == name)
 
 
-def prepare(recipe: Recipe, console: RunConsole) -> Prepared:
+def prepare(recipe: PotentialRecipe, console: RunConsole) -> Prepared:
     """Read and check the data, and settle every choice the recipe leaves open; each is printed.
 
     Raises:
@@ -112,7 +119,7 @@ def prepare(recipe: Recipe, console: RunConsole) -> Prepared:
     _require_known_elements(train, {"valid": valid, **tests})
     _report(check_leakage(train, {"valid": valid, **tests}), console)
     splits = [
-        Split(name, dataset, graphs_of(dataset, recipe.model.cutoff))
+        LabelledSplit.of(name, dataset, recipe.model.cutoff)
         for name, dataset in {"train": train, "valid": valid, **tests}.items()
     ]
     sizes = natural_sizes(splits[0], reference.values, recipe)
@@ -125,12 +132,13 @@ def prepare(recipe: Recipe, console: RunConsole) -> Prepared:
         learned=sizes.learned,
         reference=reference,
         arguments=arguments,
-        fingerprint=f"{train.fingerprint}:{valid.fingerprint}",
         device=device,
     )
 
 
-def read_splits(recipe: Recipe, console: RunConsole) -> tuple[Dataset, Dataset, dict[str, Dataset]]:
+def read_splits(
+    recipe: PotentialRecipe, console: RunConsole
+) -> tuple[Dataset, Dataset, dict[str, Dataset]]:
     """Read and check all sets of a recipe; the validation set is empty if it is to be held out."""
     data = recipe.data
 
@@ -172,7 +180,9 @@ class Sizes:
     neighbors: float
 
 
-def natural_sizes(split: Split, reference: Mapping[int, float], recipe: Recipe) -> Sizes:
+def natural_sizes(
+    split: LabelledSplit, reference: Mapping[int, float], recipe: PotentialRecipe
+) -> Sizes:
     r"""Measure labels and graphs of the training set.
 
     .. math::
@@ -213,8 +223,12 @@ def natural_sizes(split: Split, reference: Mapping[int, float], recipe: Recipe) 
 
 
 def settle(
-    recipe: Recipe, split: Split, reference: ReferenceEnergies, sizes: Sizes, console: RunConsole
-) -> tuple[Recipe, dict[str, Any]]:
+    recipe: PotentialRecipe,
+    split: LabelledSplit,
+    reference: ReferenceEnergies,
+    sizes: Sizes,
+    console: RunConsole,
+) -> tuple[PotentialRecipe, dict[str, Any]]:
     """Replace every `auto` by a value and say so; the recipe and the arguments of the architecture.
 
     Raises:
@@ -240,12 +254,7 @@ def settle(
     num_edges = [int(graph.senders.shape[0]) for graph in split.graphs]
     budget = automatic_edge_budget(num_edges, train.batch_size)
     choose("train", "batch_edges", budget, f"{budget}, and at most {train.batch_size} structures")
-    if train.max_time is None:
-        epochs = min(max(math.ceil(AUTOMATIC_STEPS * train.batch_size / len(num_edges)), 10), 2000)
-        choose("train", "epochs", epochs, str(epochs))
-    elif train.epochs == "auto":
-        clock = "the schedule follows the clock, so no two runs are equal"
-        console.fact("auto", f"train.epochs = as many as max_time allows ({clock})")
+    changes["train"] |= automatic_epochs(train, len(num_edges), console)
     model = model.model_copy(update=changes["model"])
     symbols = [chemical_symbols[z] for z in split.dataset.elements]
     numbers = dict(zip(symbols, split.dataset.elements, strict=True))
@@ -255,23 +264,6 @@ def settle(
     settled = recipe.model_copy(update={"model": model, "train": train, "data": data})
     arguments = model.model_dump(exclude={"name"})
     return settled, {**arguments, "elements": symbols, "reference_energies": energies}
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a recipe; `auto` is the first GPU if there is one.
-
-    Raises:
-        EquivError: there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()  # a device that computes, unlike `meta`
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise EquivError(f"train.device = {name!r} cannot be used here: {reason}") from error
-    return device
 
 
 def _rms(parts: Sequence[np.ndarray]) -> float:

@@ -1,15 +1,16 @@
 """What a training run is told: every key, its default, its unit and what it may be.
 
-A recipe has four parts: `data` (which structures and labels), `model` (the constructor call of an
-    architecture), `train` (loss, optimizer, schedule, stopping) and `output` (the folder of the
-    run). This file is the only home of the defaults; it imports neither torch nor ase, so that a
-    recipe is checked in a fraction of a second.
+A recipe has four parts: `data` (which files), `model` (the constructor call of an architecture),
+`train` (loss, optimizer, schedule, stopping) and `output` (the folder of the run). Here is what all
+recipes share; what a kind of run adds is in its own file (:mod:`equiv.train.recipe_potential`, ...)
+and :mod:`equiv.train.recipes` lists them. These files are the only home of the defaults; they
+import neither torch nor ase, so that a recipe is checked in a fraction of a second.
 """
 
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -20,8 +21,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-
-from equiv.data.options import LabelChoice, UnitChoice
 
 FileName = Annotated[str, Field(min_length=1)]
 Paths = FileName | list[FileName]
@@ -69,10 +68,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class DataRecipe(Section):
-    """Which structures and labels."""
+class FilesRecipe(Section):
+    """Which files; `name@:500` and `name@500:600` are parts of a file."""
 
-    train: Paths = Field(description="file, glob or list of files with the training structures")
+    train: Paths = Field(description="file, glob or list of files to train on")
     valid: Paths | None = Field(
         default=None, description="validation files; without them a part of `train` is held out"
     )
@@ -81,18 +80,6 @@ class DataRecipe(Section):
     )
     test: Paths | dict[str, Paths] | None = Field(
         default=None, description="files for the final error table, one set or several by name"
-    )
-    labels: LabelChoice = Field(
-        default_factory=LabelChoice, description="which energy, forces and stress to learn"
-    )
-    units: UnitChoice = Field(default_factory=UnitChoice, description="units of the files")
-    reference_energies: Literal["auto", "isolated", "least_squares"] | dict[str, Finite] = Field(
-        default="auto",
-        description="energies of the free atoms (eV), for example {H: -13.6, O: -2041.8}",
-    )
-    group_key: str | None = Field(
-        default=None,
-        description="`info` key whose value names the group of a structure (default: config_type)",
     )
 
     @field_validator("test")
@@ -107,87 +94,18 @@ class DataRecipe(Section):
         return test
 
 
-class LongRangeRecipe(Section):
-    """The long-range term beside a short-range model, `equiv.models.LongRange`."""
+class ModelRecipe(Section):
+    """The constructor call of an architecture."""
 
-    charges: Literal["learned", "equilibrated", "fixed"] = Field(
-        default="learned", description="where the charges of the atoms come from"
-    )
-    fixed_charges: dict[str, Finite] | None = Field(
-        default=None, description="charges (e) by element for `fixed`, for example {Na: 1, Cl: -1}"
-    )
-    short_range: bool = Field(
-        default=False,
-        description="add the Coulomb energy within the cutoff too, instead of leaving it to the "
-        "short-range model",
-    )
-    dispersion: bool = Field(default=False, description="add a learned 1/r^6 attraction")
-    tolerance: float = Field(
-        default=1e-4, ge=1e-9, le=1e-2, description="relative error of the long-range forces"
-    )
+    name: str = Field(description="architecture")
+
+    def summary(self) -> str:
+        """The choices that tell this model from others of its kind, in one line."""
+        raise NotImplementedError
 
 
-class MACERecipe(Section):
-    """The constructor call of `equiv.models.MACE`; `auto` is measured on the training set."""
-
-    name: Literal["mace"] = Field(default="mace", description="architecture")
-    cutoff: Positive = Field(
-        default=5.0, description="neighbours are seen up to this distance (Angstrom)"
-    )
-    channels: Count = Field(default=64, description="feature channels per degree")
-    hidden_degree: int = Field(
-        default=1, ge=0, le=4, description="largest degree l of the features passed between layers"
-    )
-    edge_degree: int = Field(
-        default=3, ge=0, le=6, description="largest degree l of the spherical harmonics of an edge"
-    )
-    layers: int = Field(default=2, ge=1, le=8, description="message-passing layers")
-    correlation: int = Field(
-        default=3, ge=1, le=4, description="body order of the product basis minus one"
-    )
-    radial_basis: Literal["bessel", "chebyshev"] = Field(
-        default="bessel", description="radial functions"
-    )
-    num_radial: Count = Field(default=8, description="number of radial functions")
-    cutoff_power: int = Field(default=5, ge=2, description="power p of the polynomial cutoff")
-    radial_hidden: list[Count] = Field(
-        default=[64, 64, 64], description="hidden widths of the radial network"
-    )
-    readout_hidden: Count = Field(default=16, description="hidden width of the last readout")
-    product: Literal[
-        "clebsch_gordan", "so2", "gaunt_grid", "gaunt_fourier", "matrix", "vector_signal"
-    ] = Field(
-        default="clebsch_gordan",
-        description="tensor product of the convolution and of the product basis",
-    )
-    zbl: bool = Field(default=False, description="add the ZBL repulsion at short range")
-    long_range: LongRangeRecipe | None = Field(
-        default=None, description="electrostatics (and dispersion) beyond the cutoff"
-    )
-    mean_neighbors: Literal["auto"] | Positive = Field(
-        default="auto", description="normalisation of sums over neighbours"
-    )
-    scale: Literal["auto"] | Positive = Field(
-        default="auto",
-        description="unit of the predicted energies (eV); auto: rms force times 1 Angstrom",
-    )
-    shift: Literal["auto"] | Finite = Field(
-        default="auto",
-        description="energy added per atom (eV); auto: mean of E - sum of reference energies",
-    )
-
-    @model_validator(mode="after")
-    def _features_come_from_edges(self) -> "MACERecipe":
-        if self.hidden_degree > self.edge_degree:
-            raise ValueError(
-                f"hidden_degree ({self.hidden_degree}) must not exceed edge_degree "
-                f"({self.edge_degree})"
-            )
-        return self
-
-
-class TrainRecipe(Section):
-    """Loss, optimizer, schedule and stopping."""
+class LoopRecipe(Section):
+    """Optimizer, schedule and stopping."""
 
     epochs: Literal["auto"] | Count = Field(
         default="auto",
@@ -198,24 +116,6 @@ class TrainRecipe(Section):
     )
     patience: Count | None = Field(
         default=None, description="stop after this many epochs without a better validation error"
-    )
-
-    loss: Literal["huber", "mse"] = Field(default="huber", description="penalty of one error")
-    huber_delta: Positive = Field(
-        default=0.01, description="errors above this are penalised linearly (eV/atom, eV/A, eV/A^3)"
-    )
-    energy_weight: NonNegative = Field(
-        default=10.0, description="weight of the energy error per atom"
-    )
-    forces_weight: NonNegative = Field(
-        default=100.0, description="weight of the force error per component"
-    )
-    stress_weight: NonNegative = Field(
-        default=1000.0, description="weight of the stress error per component"
-    )
-    final_energy_weight: NonNegative | None = Field(
-        default=1000.0,
-        description="energy weight at the end, reached geometrically over the second half",
     )
 
     batch_size: Count = Field(default=8, description="most structures in a batch")
@@ -264,10 +164,6 @@ class TrainRecipe(Section):
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="CPU threads; null leaves torch's choice"
     )
-    compile: Literal["auto", "on", "off"] = Field(
-        default="auto",
-        description="compile the training step; auto: if the run is long enough to repay it",
-    )
     deterministic: bool = Field(
         default=False, description="refuse operations that are not reproducible on a GPU"
     )
@@ -285,7 +181,7 @@ class TrainRecipe(Section):
         )
 
     @model_validator(mode="after")
-    def _learning_rate_falls(self) -> "TrainRecipe":
+    def _learning_rate_falls(self) -> "LoopRecipe":
         if self.schedule != "constant" and self.floor > self.learning_rate:
             raise ValueError(
                 f"final_learning_rate ({self.floor:g}) must not exceed learning_rate "
@@ -297,12 +193,15 @@ class TrainRecipe(Section):
 class Recipe(Section):
     """A whole training run.
 
-    Build it with `load_recipe`, which explains what is wrong in plain words.
+    Build it with `load_recipe`, which explains what is wrong in plain words. A kind of run is a
+    subclass that says which task it is (:mod:`equiv.train.tasks`) and narrows the sections.
     """
 
-    data: DataRecipe = Field(description="which structures; the least it takes is data: FILE")
-    model: MACERecipe = Field(default_factory=MACERecipe)
-    train: TrainRecipe = Field(default_factory=TrainRecipe)
+    task: ClassVar[str]
+
+    data: FilesRecipe = Field(description="which files; the least it takes is data: FILE")
+    model: ModelRecipe
+    train: LoopRecipe
     output: str | None = Field(
         default=None, description="folder of the run; default: runs/<name of the recipe>"
     )
@@ -343,7 +242,7 @@ class Recipe(Section):
             return []
         return [self.path(file) for file in ([files] if isinstance(files, str) else files)]
 
-    def placed(self, folder: Path, stem: str) -> "Recipe":
+    def placed(self, folder: Path, stem: str) -> Self:
         """The same recipe with relative paths that start at `folder`, and a default name."""
         recipe = self.model_copy()
         recipe._folder, recipe._stem = Path(folder), stem

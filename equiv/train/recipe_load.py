@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from equiv.errors import RecipeError
 from equiv.train.recipe import Recipe
 from equiv.train.recipe_yaml import Location, parse_scalar, parse_yaml
+from equiv.train.recipes import DEFAULT, RECIPES
 
 LARGEST_RECIPE = 1_000_000  # bytes; a larger "recipe" is a data file by mistake
 
@@ -80,25 +81,53 @@ def load_recipe(
     ]
     if output is not None:
         content["output"] = str(Path(output).absolute())
+    name, problem = _model_name(content, lines, where)
+    problems += [problem] if problem else []
+    schema = RECIPES[name]
     try:
-        recipe = Recipe.model_validate(content)
+        recipe = schema.model_validate(content)
     except ValidationError as error:
-        problems += explain(error, content, lines, where)
+        problems += explain(error, content, lines, where, schema)
         raise _error(where, problems) from None
     if problems:
         raise _error(where, problems)
     return recipe.placed(folder, stem)
 
 
+def _model_name(
+    content: dict[str, Any], lines: Mapping[Location, int], where: str
+) -> tuple[str, str | None]:
+    """The model whose recipe is meant, and what is wrong with its name.
+
+    With a wrong name the nearest one is put in its place, so that the other keys can be checked.
+    """
+    section = content.get("model")
+    if not isinstance(section, dict) or "name" not in section:
+        return DEFAULT, None
+    name, place = section["name"], ("model", "name")
+    if isinstance(name, str) and name in RECIPES:
+        return name, None
+    line = f" ({where} line {lines[place]})" if place in lines else ""
+    near = difflib.get_close_matches(str(name), RECIPES, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    known = ", ".join(map(repr, RECIPES))
+    content["model"] = {**section, "name": (near or [DEFAULT])[0]}
+    return content["model"]["name"], f"model.name: expected {known}, got {_kind(name)}{line}{hint}"
+
+
 def explain(
-    error: ValidationError, content: Any, lines: Mapping[Location, int], where: str
+    error: ValidationError,
+    content: Any,
+    lines: Mapping[Location, int],
+    where: str,
+    schema: type[Recipe],
 ) -> list[str]:
     """One sentence per wrong key: its name and line, what was expected, what came."""
     groups: dict[Location, list[ErrorDetails]] = {}
     for item in error.errors(include_url=False):
-        groups.setdefault(_field_of(item["loc"]), []).append(item)
+        groups.setdefault(_field_of(item["loc"], schema), []).append(item)
     places = sorted(groups, key=lambda place: lines.get(place, lines.get(place[:-1], 0)))
-    return [_sentence(place, groups[place], content, lines, where) for place in places]
+    return [_sentence(place, groups[place], content, lines, where, schema) for place in places]
 
 
 def _sentence(
@@ -107,6 +136,7 @@ def _sentence(
     content: Any,
     lines: Mapping[Location, int],
     where: str,
+    schema: type[Recipe],
 ) -> str:
     # In a union every branch complains; the branch that got furthest into the value is the one that
     # was meant.
@@ -128,16 +158,17 @@ def _sentence(
     )
     kinds = {item["type"] for item in items}
     if "extra_forbidden" in kinds:
-        return f"{name}: unknown key{line}; {_suggestion(place)}"
+        return f"{name}: unknown key{line}; {_suggestion(place, schema)}"
     if "missing" in kinds:
         line = line or (f" in {where}" if where != "recipe" else "")
-        return f"{name}: required, but not given{line}{_description(place)}"
+        return f"{name}: required, but not given{line}{_description(place, schema)}"
     if kinds == {"value_error"}:
         return f"{name}: {items[0]['ctx']['error']!s}{line}"  # pyright: ignore[reportTypedDictNotRequiredAccess]
-    expected = _expected_of(place) or " or ".join(
+    expected = _expected_of(place, schema) or " or ".join(
         dict.fromkeys(_expectation(item) for item in items)
     )
-    return f"{name}: expected {expected}, got {_kind(items[0]['input'])}{line}{_description(place)}"
+    came = _kind(items[0]["input"])
+    return f"{name}: expected {expected}, got {came}{line}{_description(place, schema)}"
 
 
 def _expectation(item: ErrorDetails) -> str:
@@ -163,9 +194,9 @@ def _expectation(item: ErrorDetails) -> str:
     return item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
 
 
-def _section(place: Location) -> type[BaseModel] | None:
+def _section(place: Location, schema: type[Recipe]) -> type[BaseModel] | None:
     """The part of the schema that owns the key at `place`."""
-    model: type[BaseModel] = Recipe
+    model: type[BaseModel] = schema
     for key in place[:-1]:
         field = model.model_fields.get(str(key))
         inner = None if field is None else field.annotation
@@ -175,9 +206,9 @@ def _section(place: Location) -> type[BaseModel] | None:
     return model
 
 
-def _field_of(location: Location) -> Location:
+def _field_of(location: Location, schema: type[Recipe]) -> Location:
     """The key of the schema that an error is about; further parts of its location are details."""
-    model: type[BaseModel] = Recipe
+    model: type[BaseModel] = schema
     for depth, key in enumerate(location):
         field = model.model_fields.get(str(key))
         if field is None:
@@ -200,14 +231,14 @@ def _depth(location: Location, content: Any) -> Location:
     return tuple(reached)
 
 
-def _description(place: Location) -> str:
-    section = _section(place)
+def _description(place: Location, schema: type[Recipe]) -> str:
+    section = _section(place, schema)
     field = None if section is None else section.model_fields.get(str(place[-1]))
     return f" - {field.description}" if field is not None and field.description else ""
 
 
-def _expected_of(place: Location) -> str | None:
-    section = _section(place)
+def _expected_of(place: Location, schema: type[Recipe]) -> str | None:
+    section = _section(place, schema)
     field = None if section is None else section.model_fields.get(str(place[-1]))
     if field is None:
         return None
@@ -230,7 +261,7 @@ def _expected_of(place: Location) -> str | None:
     )
 
 
-def all_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
+def all_keys(model: type[BaseModel] = RECIPES[DEFAULT], prefix: str = "") -> list[str]:
     """Every key of a recipe with its sections: `data.train`, `train.learning_rate`, ..."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
@@ -242,15 +273,15 @@ def all_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
     return keys
 
 
-def _suggestion(place: Location) -> str:
+def _suggestion(place: Location, schema: type[Recipe]) -> str:
     """The nearest valid key: first within the section, then the same or a similar word anywhere."""
-    section, word = _section(place), str(place[-1])
+    section, word = _section(place, schema), str(place[-1])
     prefix = ".".join(map(str, place[:-1]))
     if section is not None:
         siblings = list(section.model_fields)
         if near := difflib.get_close_matches(word, siblings, n=1, cutoff=0.6):
             return f"did you mean {prefix + '.' if prefix else ''}{near[0]}?"
-    tails = {key.rsplit(".", 1)[-1]: key for key in all_keys()}
+    tails = {key.rsplit(".", 1)[-1]: key for key in all_keys(schema)}
     if near := difflib.get_close_matches(word, list(tails), n=1, cutoff=0.6):
         return f"did you mean {tails[near[0]]}?"
     if section is None:

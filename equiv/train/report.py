@@ -12,52 +12,52 @@ import yaml
 
 from equiv import __version__
 from equiv.atomic import write_bytes
-from equiv.train.console import ERROR_COLUMNS, clock, error_cell, significant
-from equiv.train.metrics import Evaluation
+from equiv.train.console import clock, column_heads, error_cell, measured, significant
+from equiv.train.evaluation import Evaluation
+from equiv.train.quantity import STATISTICS
 from equiv.train.state import REASONS
+from equiv.train.task import Task
 
 SHOWN_WORST = 10
-USE = """from equiv import EquivCalculator
-atoms.calc = EquivCalculator("model.safetensors")"""
 
 
 def write_report(
     folder: Path,
     *,
+    task: Task[Any],
     document: Mapping[str, Any],
     recipe: Mapping[str, Any],
     evaluations: Mapping[str, Evaluation],
-    names: Mapping[str, Sequence[str]],
     warnings: Sequence[str],
 ) -> None:
     """Write `report.html` into the folder of a finished run; the two pictures are taken from there.
 
     Args:
         folder: the folder of the run.
+        task: what was learned.
         document: content of `metrics.json`.
         recipe: the recipe as resolved.
         evaluations: what the model says about each split.
-        names: for each split, where every structure came from.
         warnings: what the run complained about.
     """
     splits, training = document["splits"], document["training"]
     last = list(splits)[-1]
+    parity, name = folder / "parity.png", f"{recipe['model']['name']} {task.noun}"
     title = html.escape(folder.resolve().name)
     parts = [
         f"<h1>{title}</h1>",
-        f'<p class="lead">{html.escape(_summary(str(recipe["model"]["name"]), training))}</p>',
-        _cards(last, splits[last]),
+        f'<p class="lead">{html.escape(_summary(name, training))}</p>',
+        _cards(task, last, splits[last]),
         *(f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings),
         "<h2>Errors</h2>",
-        _errors(splits),
-        "<h2>Predicted against reference</h2>",
-        _image(folder / "parity.png", "predicted against reference values"),
+        _errors(task, splits),
+        *(_parity(parity) if any(item.pairs for item in evaluations.values()) else ()),
         "<h2>Learning curves</h2>",
         _image(folder / "learning_curve.png", "errors against epochs"),
-        f"<h2>Worst structures of {html.escape(last)}</h2>",
-        _worst(evaluations[last], names[last]),
+        f"<h2>Worst {task.samples} of {html.escape(last)}</h2>",
+        _worst(task, evaluations[last], task.splits[-1].names),
         "<h2>Use it</h2>",
-        f"<pre>{html.escape(USE)}</pre>",
+        f"<pre>{html.escape(task.usage)}</pre>",
         "<h2>Recipe, every choice filled in</h2>",
         f"<pre>{html.escape(yaml.safe_dump(dict(recipe), sort_keys=False))}</pre>",
         "<h2>Versions</h2>",
@@ -79,29 +79,32 @@ def write_report(
 
 def _summary(model: str, training: Mapping[str, Any]) -> str:
     return (
-        f"{model} potential, trained with equiv {__version__} for {clock(training['seconds'])} on "
+        f"{model}, trained with equiv {__version__} for {clock(training['seconds'])} on "
         f"{training['device']}: {training['epochs']} epochs, {training['steps']:,} steps, best "
         f"epoch {training['best_epoch']}; {REASONS[training['stopped_by']]}."
     )
 
 
-def _cards(split: str, metrics: Mapping[str, Any]) -> str:
-    """The headline: root mean square errors of the last split."""
+def _cards(task: Task[Any], split: str, metrics: Mapping[str, Any]) -> str:
+    """The headline: one statistic of every quantity on the last split."""
     cards = []
-    for name, column in ERROR_COLUMNS.items():
-        if name in metrics:
-            value = (
-                f"{significant(metrics[name]['rmse'] * column.factor)} {html.escape(column.unit)}"
+    for quantity in task.quantities:
+        if quantity.name in metrics:
+            name = quantity.headline
+            value = significant(quantity.shown(metrics[quantity.name][name], name))
+            unit = html.escape(quantity.shown_unit)
+            label = (
+                f"{html.escape(quantity.words)} {STATISTICS[name]}, {html.escape(split)} "
+                f"({metrics['frames']} {task.samples})"
             )
-            label = f"{column.words} RMSE, {html.escape(split)} ({metrics['frames']} structures)"
-            cards.append(f'<div class="card"><b>{value}</b><span>{label}</span></div>')
+            cards.append(f'<div class="card"><b>{value} {unit}</b><span>{label}</span></div>')
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _errors(splits: Mapping[str, Any]) -> str:
+def _errors(task: Task[Any], splits: Mapping[str, Any]) -> str:
     """The error table of all splits and groups."""
-    present = [n for n in ERROR_COLUMNS if any(n in metrics for metrics in splits.values())]
-    columns = [ERROR_COLUMNS[name] for name in present]
+    present = measured(task.quantities, splits)
+    common, heads = column_heads(present, "\n")
     rows, marks = [], []
     for split, metrics in splits.items():
         groups = metrics.get("groups", {})
@@ -109,27 +112,36 @@ def _errors(splits: Mapping[str, Any]) -> str:
             (split, metrics, ""),
             *((g, m, "group") for g, m in groups.items()),
         ]:
-            cells = [error_cell(part, name) for name in present]
+            cells = [error_cell(part, quantity) for quantity in present]
             rows.append([name, str(part["frames"]), *cells])
             marks.append(mark)
-    heads = [f"{column.symbol} MAE / RMSE\n{column.unit}" for column in columns]
-    return _table(["", "frames", *heads], rows, marks)
+    return _table([common, "frames", *heads], rows, marks)
 
 
-def _worst(evaluation: Evaluation, names: Sequence[str]) -> str:
-    rows = [
-        [
-            names[i],
-            _milli(float(evaluation.frame_forces[i])),
-            _milli(float(evaluation.frame_energy[i])),
-        ]
-        for i in evaluation.worst(SHOWN_WORST)
+def _parity(path: Path) -> tuple[str, str]:
+    heading = "<h2>Predicted against reference</h2>"
+    return heading, _image(path, "predicted against reference values")
+
+
+def _worst(task: Task[Any], evaluation: Evaluation, names: Sequence[str]) -> str:
+    """The samples with the largest errors, and those errors."""
+    ranking = task.ranking()
+    shown = [
+        quantity
+        for name in ranking
+        for quantity in task.quantities
+        if quantity.name == name and name in evaluation.of_samples
     ]
-    return _table(["structure", "force RMSE\nmeV/Å", "energy error\nmeV/atom"], rows)
+    heads = [f"{quantity.words} error\n{quantity.shown_unit}".strip() for quantity in shown]
+    rows = [
+        [names[i], *(_shown(q.factor * evaluation.of_samples[q.name][i]) for q in shown)]
+        for i in evaluation.worst(SHOWN_WORST, ranking)
+    ]
+    return _table([task.samples.rstrip("s"), *heads], rows)
 
 
-def _milli(value: float) -> str:
-    return f"{1e3 * value:.2f}" if np.isfinite(value) else "-"
+def _shown(value: float) -> str:
+    return significant(float(value)) if np.isfinite(value) else "-"
 
 
 def _table(

@@ -1,10 +1,10 @@
-"""How the learning rate and the energy weight change during training."""
+"""How the learning rate changes during training."""
 
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from equiv.train.recipe import TrainRecipe
+from equiv.train.recipe import LoopRecipe
 
 
 @dataclass
@@ -23,22 +23,20 @@ class Plateau:
 
 
 class Schedule:
-    r"""Learning rate and energy weight at a given step and a given share of the training done.
+    r"""Learning rate at a given step and a given share of the training done.
 
     .. math::
         \eta = \eta_{\max} \min\Big(1, \frac{t+1}{t_w}\Big) f(p), \qquad
         f_{\cos}(p) = c + \frac{1-c}{2} (1 + \cos \pi p), \quad
-        f_{\exp}(p) = c^p, \quad
-        w_E = w_0 (w_1 / w_0)^{\max(0,\, 2p - 1)}
+        f_{\exp}(p) = c^p
 
     Here :math:`t` is the step, :math:`t_w` the number of warm-up steps, :math:`p \in [0, 1]` the
-    share of the training that is done, :math:`c` the ratio of the final to the highest learning
-    rate, and :math:`w_0, w_1` the energy weight at the start and at the end. `plateau` multiplies
-    by `plateau_factor` whenever validation has not improved for `plateau_patience` epochs, down to
-    the final learning rate.
+    share of the training that is done, and :math:`c` the ratio of the final to the highest learning
+    rate. `plateau` multiplies by `plateau_factor` whenever validation has not improved for
+    `plateau_patience` epochs, down to the final learning rate.
     """
 
-    def __init__(self, recipe: TrainRecipe) -> None:
+    def __init__(self, recipe: LoopRecipe) -> None:
         self.recipe = recipe
         self.plateau = Plateau()
 
@@ -55,13 +53,6 @@ class Schedule:
         }[recipe.schedule]()
         warm = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
         return recipe.learning_rate * warm * factor
-
-    def energy_weight(self, progress: float) -> float:
-        """The weight of the energy term: constant, in the second half geometric to its end."""
-        start, end = self.recipe.energy_weight, self.recipe.final_energy_weight
-        if end is None or start == 0 or end == 0:
-            return start
-        return start * (end / start) ** min(max(2 * progress - 1, 0.0), 1.0)
 
     def validated(self, score: float) -> None:
         """Tell the schedule the validation score of an epoch (lower is better)."""

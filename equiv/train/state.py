@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from equiv.train.metrics import ErrorSum, Metrics
+from equiv.train.errors import ErrorSum, Metrics
 
 REASONS = {
     "epochs": "all epochs done",
@@ -57,6 +57,7 @@ class Position:
         elapsed: seconds of training, all resumed pieces together.
         best_score: the best validation score.
         best_epoch: the epoch that reached it.
+        best_stage: the stage of the model in which that was; each stage begins a new search.
         waiting: epochs since then.
         loss: sum of the losses of the present epoch.
         gradient: sum of their gradient norms.
@@ -71,6 +72,7 @@ class Position:
     elapsed: float = 0.0
     best_score: float = math.inf
     best_epoch: int = -1
+    best_stage: int = 0
     waiting: int = 0
     loss: float = 0.0
     gradient: float = 0.0

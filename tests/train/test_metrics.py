@@ -8,7 +8,8 @@ import torch
 
 from equiv.graph import AtomGraph
 from equiv.models import Model, Prediction
-from equiv.train.metrics import ErrorSum, Metrics, evaluate, evaluate_model, voigt
+from equiv.train.errors import ErrorSum, Metrics
+from equiv.train.metrics import QUANTITIES, batch_errors, evaluate, evaluate_model, voigt
 
 
 class Springs(Model):
@@ -97,7 +98,7 @@ def test_how_structures_are_batched_does_not_matter():
     one, many = (evaluate(Springs(), graphs, batch_edges=edges) for edges in (1, 1000))
     assert one.metrics["forces"].rmse == pytest.approx(many.metrics["forces"].rmse, rel=1e-12)
     np.testing.assert_allclose(one.pairs["forces"], many.pairs["forces"], atol=1e-14)
-    np.testing.assert_allclose(one.frame_forces, many.frame_forces, rtol=1e-12)
+    np.testing.assert_allclose(one.of_samples["forces"], many.of_samples["forces"], rtol=1e-12)
 
 
 def test_errors_of_single_structures():
@@ -107,8 +108,8 @@ def test_errors_of_single_structures():
         frame(1.0, forces=np.zeros((2, 3))),
     ]
     evaluation = evaluate(Springs(), graphs)
-    np.testing.assert_allclose(evaluation.frame_forces, [math.sqrt(2 / 6), math.nan, 0.0])
-    np.testing.assert_allclose(evaluation.frame_energy, [0.125, -1.0, math.nan])
+    np.testing.assert_allclose(evaluation.of_samples["forces"], [math.sqrt(2 / 6), math.nan, 0.0])
+    np.testing.assert_allclose(evaluation.of_samples["energy_per_atom"], [0.125, -1.0, math.nan])
     np.testing.assert_allclose(evaluation.pairs["energy_per_atom"], [[0.0, 0.125], [1.5, 0.5]])
 
 
@@ -137,13 +138,14 @@ def test_voigt_order():
 
 
 def test_predictions_may_lack_forces():
-    metrics = Metrics()
+    metrics = Metrics(QUANTITIES)
     batch = SimpleNamespace(
         num_graphs=1,
         batch=torch.zeros(2, dtype=torch.int64),
         has_energy=torch.tensor([True]),
         energy=torch.tensor([1.0]),
     )
-    metrics.add(Prediction(energy=torch.tensor([3.0]), energies=torch.zeros(2)), batch)
+    prediction = Prediction(energy=torch.tensor([3.0]), energies=torch.zeros(2))
+    metrics.add(batch_errors(prediction, batch), 1)
     assert metrics["energy_per_atom"].mae == 1.0
     assert metrics["forces"].count == 0

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from equiv.errors import RecipeError
 from equiv.models import MACE
-from equiv.train.recipe import LongRangeRecipe, MACERecipe, Recipe, parse_duration
+from equiv.train.recipe import Recipe, parse_duration
 from equiv.train.recipe_load import all_keys, load_recipe
+from equiv.train.recipe_potential import LongRangeRecipe, MACERecipe
 
 MINIMAL = "data:\n  train: a.xyz\n"
 

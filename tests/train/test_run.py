@@ -12,6 +12,7 @@ from equiv.models.file import read_header
 from equiv.train import TrainingDiverged, load_recipe, run
 from equiv.train.console import RunConsole
 from equiv.train.loop import Trainer
+from equiv.train.potential import PotentialTask
 from equiv.train.prepare import prepare
 from equiv.train.state import NotANumber
 
@@ -193,7 +194,7 @@ def test_a_failing_plot_is_a_loud_warning_and_costs_nothing_else(tiny, monkeypat
 
 def test_a_structure_that_breaks_the_loss_is_found_among_the_others(tiny, tmp_path):
     trainer = trainer_of(tiny(loss="mse"), tmp_path)
-    trainer.train_graphs[4].forces[0, 0] = 1e300
+    trainer.task.train.samples[4].forces[0, 0] = 1e300
     with pytest.raises(NotANumber, match="the loss became inf in epoch 0") as caught:
         trainer.fit()
     assert caught.value.indices == [4]
@@ -218,14 +219,11 @@ def test_diverged_weights_are_told_from_bad_structures(tiny, tmp_path):
 
 
 def trainer_of(recipe, tmp_path):
-    prepared = prepare(load_recipe(recipe), RunConsole(None))
+    task = PotentialTask.prepare(load_recipe(recipe), RunConsole(None))
     (tmp_path / "trainer").mkdir()
     return Trainer(
-        prepared.model(),
-        prepared.recipe.train,
-        train=prepared.train.graphs,
-        valid=prepared.valid.graphs,
-        learned=prepared.learned,
+        task.build_model(),
+        task,
         folder=tmp_path / "trainer",
         console=RunConsole(None),
         extra={},

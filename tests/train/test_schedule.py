@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from equiv.train.recipe import TrainRecipe
+from equiv.train.loss import LossWeights
+from equiv.train.recipe_potential import TrainRecipe
 from equiv.train.schedule import Schedule
 
 
@@ -64,13 +65,13 @@ def test_the_state_of_a_plateau_survives_a_restart():
     ("progress", "expected"), [(0.0, 1.0), (0.5, 1.0), (0.75, 10.0), (1.0, 100.0)]
 )
 def test_the_energy_weight_grows_in_the_second_half(progress, expected):
-    assert schedule(energy_weight=1.0, final_energy_weight=100.0).energy_weight(
-        progress
-    ) == pytest.approx(expected)
+    recipe = TrainRecipe(energy_weight=1.0, final_energy_weight=100.0)
+    assert LossWeights.at(recipe, progress).energy == pytest.approx(expected)
 
 
 def test_without_a_final_weight_the_energy_weight_stays():
-    assert schedule(energy_weight=3.0, final_energy_weight=None).energy_weight(1.0) == 3.0
+    recipe = TrainRecipe(energy_weight=3.0, final_energy_weight=None)
+    assert LossWeights.at(recipe, 1.0).energy == 3.0
 
 
 def test_the_final_rate_is_a_hundredth_if_not_given():

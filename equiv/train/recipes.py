@@ -1,0 +1,14 @@
+"""The kinds of recipes, by the name of the model.
+
+`model.name` picks the recipe, and everything else in the file is checked against that one.
+"""
+
+from equiv.train.recipe import Recipe
+from equiv.train.recipe_potential import MACERunRecipe
+
+DEFAULT = "mace"  # the model of a recipe that names none
+
+RECIPES: dict[str, type[Recipe]] = {
+    "mace": MACERunRecipe,
+}
+"""Recipe classes by `model.name`; the names are those of `equiv.models.MODELS`."""
