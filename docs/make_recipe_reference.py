@@ -1,4 +1,4 @@
-"""Write docs/recipe.md from the recipe schema, so that the page and the program cannot disagree.
+"""Write docs/recipe.md from the recipe schemas, so that the page and the program cannot disagree.
 
 python docs/make_recipe_reference.py
 """
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from equiv.train.recipe import Recipe
+from equiv.train.recipes import DEFAULT, RECIPES
 
 PAGE = Path(__file__).parent / "recipe.md"
 
 INTRODUCTION = """\
 # Recipe reference
 
-<!-- Written by docs/make_recipe_reference.py from equiv/train/recipe.py: edit those, not this. -->
+<!-- Written by docs/make_recipe_reference.py from equiv/train/recipe*.py: edit those, not this. -->
 
 A recipe is a YAML file that says everything about a training run. Only `data.train` has no default:
 
@@ -22,7 +23,8 @@ data:
   train: train.xyz
 ```
 
-is a complete recipe, and `equiv train train.xyz` is the same without a file. Any key can be changed
+is a complete recipe, and `equiv train train.xyz` is the same without a file. `model.name` says what
+is trained, and with it which keys there are; without it a `mace` potential is. Any key can be changed
 for one run with `--set`, for example `--set train.learning_rate=1e-3`; `equiv train RECIPE --check`
 prints the recipe with all defaults and stops. A key that does not exist is an error that names the
 nearest one, and all errors are reported at once. Paths are relative to the folder of the recipe.
@@ -113,16 +115,35 @@ def sections(
     return found
 
 
-def page() -> str:
-    """Return the whole page."""
-    schema = Recipe.model_json_schema()
+def of_recipe(name: str, recipe: type[Recipe], written: dict[str, str]) -> list[str]:
+    """Return what one kind of recipe holds; sections in `written` are referred to, others added."""
+    schema = recipe.model_json_schema()
     definitions = schema["$defs"]
-    parts = [INTRODUCTION]
-    for name, section in sections(schema, definitions):
+    summary = " ".join((recipe.__doc__ or "").split("\n\n")[0].split())
+    parts = [f"# `model.name: {name}`\n\n{summary}\n"]
+    shared: dict[str, list[str]] = {}
+    for path, section in sections(schema, definitions):
+        title = section["title"]
+        if title in written:
+            shared.setdefault(written[title], []).append(f"`{path}`")
+            continue
+        written[title] = name
         summary = section.get("description", "").split("\n\n")[0]
         summary = " ".join(summary.split())
-        parts.append(f"## `{name}`\n\n{summary}\n\n{table(section, definitions)}\n")
-    parts.append(f"## At the top\n\n{table(schema, definitions)}\n")
+        parts.append(f"## `{path}`\n\n{summary}\n\n{table(section, definitions)}\n")
+    for other, paths in shared.items():
+        verb = "is as" if len(paths) == 1 else "are as"
+        parts.append(f"{', '.join(paths)} {verb} for `{other}`.\n")
+    return parts
+
+
+def page() -> str:
+    """Return the whole page."""
+    parts, written = [INTRODUCTION], {}
+    for name, recipe in RECIPES.items():
+        parts += of_recipe(name, recipe, written)
+    schema = RECIPES[DEFAULT].model_json_schema()
+    parts.append(f"# At the top\n\n{table(schema, schema['$defs'])}\n")
     return "\n".join(parts)
 
 
