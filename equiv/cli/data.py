@@ -1,8 +1,10 @@
-"""Look at data files before training on them.
+"""Look at data files before training on them, or make some.
 
 `equiv data check` shows what is in them, which labels would be read, in which units, and everything
-that is wrong or looks wrong, with the numbers of the structures (from 0). Exit codes: 0 no
-errors, 2 errors.
+that is wrong or looks wrong, with the numbers of the structures (from 0). `equiv data make
+hamiltonians` draws geometries by dynamics with GFN2-xTB and computes their Fock matrices with
+PySCF; interrupted, the same command goes on from there. Exit codes: 0 no errors, 2 errors, 75
+interrupted.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from equiv.cli import make_hamiltonians
 from equiv.cli.arguments import add_labels, label_options, number
 from equiv.errors import DataError, EquivError
 
@@ -26,17 +29,19 @@ examples:
   equiv data check train.xyz isolated_atoms.xyz --test test.xyz    leakage is looked for as well
   equiv data check 'runs/*/vasprun.xml'
   equiv data check molecules.npz --energy-unit kcal/mol
-  equiv data check train.xyz --json                                for programs"""
+  equiv data check train.xyz --json                                for programs
+  equiv data make hamiltonians water.xyz -o water.npz --count 500  Fock matrices for SPHNet"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line of `equiv data`."""
-    parser.add_argument("action", choices=["check"], help="what to do with the files")
+    parser.add_argument("action", choices=["check", "make"], help="what to do with the files")
     parser.add_argument(
         "files",
         metavar="FILE",
         nargs="+",
-        help="data files, folders or quoted patterns, taken together as one set",
+        help="data files, folders or quoted patterns, taken together as one set; for make: "
+        "hamiltonians, then structures to start from",
     )
     parser.add_argument(
         "--test",
@@ -55,10 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group-key", metavar="KEY", help="info key that names the group")
     add_labels(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    make_hamiltonians.add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check; the exit code."""
+    """Check, or make; the exit code."""
+    if args.action == "make":
+        return make_hamiltonians.run(args)
     from equiv.data import check_leakage
 
     options = {**label_options(args), "group_key": args.group_key}

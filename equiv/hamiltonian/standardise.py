@@ -1,6 +1,6 @@
 """Bring irreps of blocks to unit scale, each kind, shell pair and degree by itself."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Self
 
 import torch
@@ -24,8 +24,8 @@ class BlockStandardisation(nn.Module):
     Here :math:`k` is the kind of block and a, b its two shells. :math:`\sigma` is the root mean
     square over samples and components M (so rotations do not see it), after :math:`\mu` is taken
     off; :math:`\mu` is the mean of a natural scalar of a diagonal block and 0 otherwise, since a
-    block of two atoms vanishes with their distance. Both are buffers, saved with the model; before
-    :meth:`fit` the map is the identity.
+    block of two atoms vanishes with their distance. Both are buffers, saved with the model, and
+    stay float64 whatever the dtype of the weights; before :meth:`fit` the map is the identity.
 
     Irreps of Fock matrices span four decades, pseudo ones being small; unscaled, a model learns the
     large ones only.
@@ -43,26 +43,26 @@ class BlockStandardisation(nn.Module):
                 self.register_buffer(_shift_name(kind), torch.zeros(kind.dim, dtype=torch.float64))
 
     def forward(self, blocks: Blocks) -> Blocks:
-        """From unit scale to Eh."""
+        """From unit scale to Eh, in float64."""
         return Blocks(
-            {z: y * self.scale(z, y) + self.shift(z, y) for z, y in blocks.diagonal.items()},
-            {key: y * self.scale(key, y) for key, y in blocks.pairs.items()},
+            {z: y * self.scale(z) + self.shift(z) for z, y in blocks.diagonal.items()},
+            {key: y * self.scale(key) for key, y in blocks.pairs.items()},
         )
 
     def inverse(self, blocks: Blocks) -> Blocks:
-        """From Eh to unit scale."""
+        """From Eh to unit scale, in float64."""
         return Blocks(
-            {z: (h - self.shift(z, h)) / self.scale(z, h) for z, h in blocks.diagonal.items()},
-            {key: h / self.scale(key, h) for key, h in blocks.pairs.items()},
+            {z: (h - self.shift(z)) / self.scale(z) for z, h in blocks.diagonal.items()},
+            {key: h / self.scale(key) for key, h in blocks.pairs.items()},
         )
 
-    def scale(self, key: int | tuple[int, int], like: Tensor) -> Float[Tensor, " dim"]:
-        """The scale of every column of a kind, in the dtype of ``like``."""
-        return getattr(self, _scale_name(self._kind(key))).to(like)
+    def scale(self, key: int | tuple[int, int]) -> Float[Tensor, " dim"]:
+        """The scale of every column of a kind, float64."""
+        return getattr(self, _scale_name(self._kind(key)))
 
-    def shift(self, key: int, like: Tensor) -> Float[Tensor, " dim"]:
-        """The shift of every column of a diagonal kind."""
-        return getattr(self, _shift_name(self._kind(key))).to(like)
+    def shift(self, key: int) -> Float[Tensor, " dim"]:
+        """The shift of every column of a diagonal kind, float64."""
+        return getattr(self, _shift_name(self._kind(key)))
 
     def fit(self, samples: Iterable[Blocks]) -> Self:
         """Take scales and shifts from training data, in Eh.
@@ -93,6 +93,13 @@ class BlockStandardisation(nn.Module):
                 rms = piece.square().mean((0, 1)).sqrt().clamp(min=FLOOR)
                 scale[part.columns] = rms.expand(2 * part.l + 1, -1).flatten()
             getattr(self, _scale_name(kind)).copy_(scale)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        exact = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, value in exact.items():
+            setattr(self, name, value.to(getattr(self, name).device))
         return self
 
     def _kind(self, key: int | tuple[int, int]) -> BlockKind:
