@@ -10,6 +10,9 @@ from torch import Tensor
 
 from equiv.so3 import Irreps, wigner_3j
 from equiv.tensor_products.channelwise import Pair, Plan, couple_channelwise, plan_of
+from equiv.tensor_products.couplings import Couplings
+from equiv.tensor_products.lanes import is_plain
+from equiv.tensor_products.path_couplings import path_couplings
 from equiv.tensor_products.paths import (
     Instructions,
     IrrepNormalization,
@@ -33,6 +36,10 @@ class ClebschGordanTensorProduct(PathTensorProduct):
     summed over channels, all products :math:`x_{iu}\, y_{ju}` meet the coefficients of all their
     paths in one matrix product, block by block (:func:`couple_channelwise`). No gather over
     non-zero coefficients, no scatter. Modes ``uvv``, ``uuw`` and ``uvuv`` are for completeness.
+
+    If no path sums over channels (``uuu``; ``uvu`` with one channel in the second input, ``uvv``
+    with one in the first) and a C++ compiler is there, a kernel visits the non-zero coefficients
+    one by one, with rows and channels in vector registers (:class:`Couplings`).
 
     Cost per row of a path in multiply-adds, with :math:`d = 2l + 1`: uvw
     :math:`d_1 v w\, (u + d_3)` or :math:`d_3 u v\, (d_1 + w)`, uvu :math:`d_1 d_3\, u v`, uuu
@@ -97,6 +104,7 @@ class ClebschGordanTensorProduct(PathTensorProduct):
                 p for pair in pairs for p, _, _ in pair.paths if self.instructions[p].has_weight
             )
             self._plans.append((plan_of(pairs, weighted), names))
+        self._couplings: dict[bool, list[Couplings]] = {}
 
     def multiply(
         self,
@@ -104,6 +112,8 @@ class ClebschGordanTensorProduct(PathTensorProduct):
         x2: Float[Tensor, "rows in2"],
         weight: Float[Tensor, "rows_or_1 weights"] | None,
     ) -> Float[Tensor, "rows out"]:
+        if is_plain(x1) and (kernels := self._kernels(x1, spherical=False)):
+            return _sum([kernel.product(x1, x2, weight) for kernel in kernels])
         blocks = self._blocks(
             _channels_last(x1, self._shapes[0]), _channels_last(x2, self._shapes[1]), weight
         )
@@ -121,6 +131,10 @@ class ClebschGordanTensorProduct(PathTensorProduct):
         x2: Float[Tensor, "rows lm2 channels2"],
         weight: Float[Tensor, "rows_or_1 weights"] | None,
     ) -> Float[Tensor, "rows lm channels"]:
+        if is_plain(x1) and (kernels := self._kernels(x1, spherical=True)):
+            x, y, shape = x1.flatten(1), x2.flatten(1), self._spherical_shapes[2]
+            z = _sum([kernel.product(x, y, weight) for kernel in kernels])
+            return z.view(x1.shape[0], *cast(tuple[int, int], shape))
         if not all(map(_one_term_per_degree, self._shapes)):
             return super().multiply_spherical(x1, x2, weight)
         blocks = self._blocks(
@@ -129,6 +143,13 @@ class ClebschGordanTensorProduct(PathTensorProduct):
             weight,
         )
         return torch.cat([block for block in blocks if block is not None], dim=1)
+
+    def _kernels(self, x: Tensor, *, spherical: bool) -> list[Couplings]:
+        """The map as sums over coefficients, if that can be used for tensors like x."""
+        if spherical not in self._couplings:
+            self._couplings[spherical] = path_couplings(self, spherical=spherical)
+        couplings = self._couplings[spherical]
+        return couplings if all(some.available(x.dtype) for some in couplings) else []
 
     def _blocks(
         self,
@@ -168,7 +189,7 @@ class ClebschGordanTensorProduct(PathTensorProduct):
             )
             for out, block in found.items():
                 terms[out].append(block)
-        return [sum(blocks[1:], blocks[0]) if blocks else None for blocks in terms]
+        return [_sum(blocks) if blocks else None for blocks in terms]
 
     def _split_weights(self, weight: Tensor | None) -> list[Float[Tensor, "rows_or_1 ..."] | None]:
         if weight is None:
@@ -186,6 +207,10 @@ class ClebschGordanTensorProduct(PathTensorProduct):
     def _dims(self, p: int) -> tuple[int, int]:
         path = self.instructions[p]
         return self._shapes[0][path.in1][1], self._shapes[2][path.out][1]
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    return sum(terms[1:], terms[0])
 
 
 def _uvw(

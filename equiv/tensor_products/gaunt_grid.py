@@ -2,7 +2,7 @@ r"""The Gaunt product on exact grids of the sphere."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,13 +12,14 @@ from equiv.choices import choose
 from equiv.errors import EquivError
 from equiv.so3 import Irreps, SphereGrid, antipodal_half, lebedev_grid, product_grid
 from equiv.so3.legendre import normalized_legendre
-from equiv.tensor_products.channels import ChannelMixing
 from equiv.tensor_products.gaunt import GauntTensorProduct, degree_of
+from equiv.tensor_products.gaunt_form import gaunt_form
+from equiv.tensor_products.grid_form import GridForm, stack_places
+from equiv.tensor_products.lanes import is_plain
 from equiv.tensor_products.pointwise import Field, PointwiseProduct, components_first
 from equiv.tensor_products.sectors import NATURAL
 from equiv.tensor_products.separable import SeparableProduct
 from equiv.tensor_products.spherical import ChannelMode
-from equiv.tensor_products.weighted_grid import Layout, WeightedGridProduct, is_traced
 
 
 class GridProduct(PointwiseProduct):
@@ -47,16 +48,38 @@ class GridProduct(PointwiseProduct):
             self.register_constant(
                 f"values_{n}", values * grid.weights[:, None] if n == 2 else values
             )
+        self.grid, self._scales = grid, list(scales)
+        self._forms: dict[tuple[int, int], GridForm] = {}
+
+    def forward(
+        self,
+        x: Float[Tensor, "rows lm1 channels_or_1"],
+        y: Float[Tensor, "rows lm2 channels_or_1"],
+    ) -> Float[Tensor, "rows lm channels"]:
+        if is_plain(x):
+            form = self._form(x.shape[2], y.shape[2])
+            if form.available(x.dtype):
+                z = form.product(x.flatten(1), y.flatten(1), None)
+                return z.view(x.shape[0], self.dims[2], form.channels)
+        return super().forward(x, y)
+
+    def _form(self, channels1: int, channels2: int) -> GridForm:
+        """This product as one kernel, for some numbers of channels."""
+        key = channels1, channels2
+        if key not in self._forms:
+            most = max(key)
+            places = [
+                stack_places(dim, channels, int(channels == most))
+                for dim, channels in zip(self.dims, (*key, most), strict=True)
+            ]
+            self._forms[key] = GridForm(self.grid, self._scales, places, most)
+        return self._forms[key]
 
     def field(self, operand: int, x: Float[Tensor, "rows lm channels"]) -> Field:
         values: Tensor = getattr(self, f"values_{operand}")
         rows, dim, channels = x.shape
         columns = x.transpose(0, 1).reshape(dim, rows * channels)
         return ((values @ columns).view(values.shape[0], rows, channels),)
-
-    def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
-        """A, A' and B."""
-        return cast(Any, (self.values_0, self.values_1, self.values_2))
 
     def multiply_(self, f: Field, h: Field) -> Field:
         fits = f[0].shape[2] >= h[0].shape[2]
@@ -249,26 +272,20 @@ class GauntGridTensorProduct(GauntTensorProduct):
             choose(GRIDS, grid, "grid")
         self.grid = grid
         self.build_kernels()
-        self._spherical, self._flat = (self._fused(flat) for flat in (False, True))
+        self._forms: dict[bool, GridForm | None] = {}
 
-    def _fused(self, flat: bool) -> WeightedGridProduct | None:
-        """The product with its weights in one step; for the usual irreps and dense grids."""
-        three = (self.sectors1, self.sectors2, self.sectors)
-        if (
-            isinstance(self.channels, ChannelMixing)
-            or len({s.channels for s in three}) > 1
-            or any(
-                [term[:3] for term in s.terms] != [(NATURAL, l, 0) for l in range(len(s.terms))]
-                for s in three
-            )
-            or not isinstance(self._dense_kernel(), GridProduct)
-        ):
+    def _form(self, x: Tensor, *, spherical: bool) -> GridForm | None:
+        """Weights and product in one kernel, if there is one for tensors like x."""
+        if not is_plain(x):
             return None
-        l1, l2, l3 = (Layout(s.l_max(NATURAL), flat) for s in three)
-        return WeightedGridProduct((l1, l2, l3), self.sectors.channels)
-
-    def _dense_kernel(self) -> Any:
-        return next(iter(self.kernels.values()))
+        if spherical not in self._forms:
+            kernel: Any = next(iter(self.kernels.values()))
+            dense = isinstance(kernel, GridProduct)
+            self._forms[spherical] = (
+                gaunt_form(self, kernel.grid, spherical=spherical) if dense else None
+            )
+        form = self._forms[spherical]
+        return form if form is not None and form.available(x.dtype) else None
 
     def multiply(
         self,
@@ -276,11 +293,10 @@ class GauntGridTensorProduct(GauntTensorProduct):
         x2: Float[Tensor, "rows in2"],
         weight: Float[Tensor, "rows_or_1 weights"] | None,
     ) -> Float[Tensor, "rows out"]:
-        fused = self._flat
-        if fused is None or (weight is not None and weight.shape[0] != 1) or is_traced(x1):
+        form = self._form(x1, spherical=False)
+        if form is None:
             return super().multiply(x1, x2, weight)
-        matrices = self._dense_kernel().matrices()
-        return fused(matrices, super().multiply, x1, x2, weight)
+        return form.product(x1, x2, weight)
 
     def multiply_spherical(
         self,
@@ -288,11 +304,11 @@ class GauntGridTensorProduct(GauntTensorProduct):
         x2: Float[Tensor, "rows lm2 channels2"],
         weight: Float[Tensor, "rows_or_1 weights"] | None,
     ) -> Float[Tensor, "rows lm channels"]:
-        fused = self._spherical
-        if fused is None or (weight is not None and weight.shape[0] != 1) or is_traced(x1):
+        form = self._form(x1, spherical=True)
+        if form is None:
             return super().multiply_spherical(x1, x2, weight)
-        matrices = self._dense_kernel().matrices()
-        return fused(matrices, super().multiply_spherical, x1, x2, weight)
+        z = form.product(x1.flatten(1), x2.flatten(1), weight)
+        return z.view(x1.shape[0], (self.sectors.l_max(NATURAL) + 1) ** 2, self.sectors.channels)
 
     def kernel(
         self,
