@@ -22,67 +22,67 @@ def lobatto_nodes(nodes: int) -> np.ndarray:
     return -np.cos(np.pi * np.arange(nodes) / (nodes - 1))
 
 
-@dataclass(frozen=True)
-class LagrangeBasis:
-    r"""The polynomials :math:`\ell_a` that are 1 at one of the Lobatto nodes and 0 at the others.
+@lru_cache(maxsize=64)
+def _inverse_of_values(nodes: int) -> np.ndarray:
+    return np.linalg.inv(chebyshev.chebvander(lobatto_nodes(nodes), nodes - 1))
 
-    .. math:: \ell_a(\xi) = \sum_n T_n(\xi)\, V^{-1}_{na}, \qquad
-              \ell_a'(\xi) = \sum_b \ell_b(\xi)\, D_{ba}
+
+def series_in_boxes(values: Float[Tensor, "nodes functions"], nodes: int) -> Tensor:
+    """Chebyshev coefficients in each box, from values on the Lobatto nodes of boxes in a row."""
+    boxes = values.unflatten(0, (-1, nodes))
+    return torch.matmul(torch.from_numpy(_inverse_of_values(nodes)).to(values), boxes).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class ChebyshevBasis:
+    r"""The polynomials :math:`T_0 \dots T_{p-1}`.
+
+    .. math:: T_n'(\xi) = \sum_m T_m(\xi)\, D_{mn}
 
     Attributes:
-        inverse: :math:`V^{-1}`, from values of the Chebyshev polynomials to the basis.
-        slopes: :math:`D_{ba} = \ell_a'(\xi_b)`.
+        slopes: :math:`D`, strictly upper triangular.
     """
 
-    inverse: Float[Tensor, "nodes nodes"]
     slopes: Float[Tensor, "nodes nodes"]
 
     @classmethod
-    def of(cls, nodes: int, like: Tensor) -> "LagrangeBasis":
-        return _lagrange_basis(nodes, like.dtype, like.device)
-
-    @classmethod
-    def _made(cls, nodes: int, dtype: torch.dtype, device: torch.device) -> "LagrangeBasis":
-        points = lobatto_nodes(nodes)
-        values = chebyshev.chebvander(points, nodes - 1)
-        inverse = np.linalg.inv(values)
-        derivative = np.zeros((nodes, nodes))
-        for n in range(1, nodes):
-            c = chebyshev.chebder(np.eye(nodes)[n])
-            derivative[: len(c), n] = c
-        slopes = values @ derivative @ inverse
-        return cls(*(torch.as_tensor(m).to(device, dtype) for m in (inverse, slopes)))
+    def of(cls, nodes: int, like: Tensor) -> "ChebyshevBasis":
+        return _chebyshev_basis(nodes, like.dtype, like.device)
 
     def __call__(self, x: Tensor) -> Float[Tensor, "*points nodes"]:
         """Values at points in [-1, 1], differentiable to any order."""
-        return cast(Tensor, _Lagrange.apply(x, self))
+        return cast(Tensor, _Chebyshev.apply(x, self))
 
     def values(self, x: Tensor) -> Tensor:
         """Values without a graph."""
-        return self.transposed(x.reshape(-1)).T.reshape(*x.shape, len(self.inverse))
+        return self.transposed(x.reshape(-1)).T.reshape(*x.shape, len(self.slopes))
 
     def transposed(self, x: Tensor) -> Float[Tensor, "nodes *points"]:
         """Values without a graph, points last."""
-        rows = x.new_empty(len(self.inverse), *x.shape)
+        rows = x.new_empty(len(self.slopes), *x.shape)
         rows[0] = 1
         rows[1] = x
         twice = 2 * x
         for n in range(2, len(rows)):
             torch.mul(twice, rows[n - 1], out=rows[n])
             rows[n] -= rows[n - 2]
-        return (self.inverse.T @ rows.flatten(1)).view_as(rows)
+        return rows
 
 
 @lru_cache(maxsize=64)
-def _lagrange_basis(nodes: int, dtype: torch.dtype, device: torch.device) -> LagrangeBasis:
-    return LagrangeBasis._made(nodes, dtype, device)
+def _chebyshev_basis(nodes: int, dtype: torch.dtype, device: torch.device) -> ChebyshevBasis:
+    derivative = np.zeros((nodes, nodes))
+    for n in range(1, nodes):
+        c = chebyshev.chebder(np.eye(nodes)[n])
+        derivative[: len(c), n] = c
+    return ChebyshevBasis(torch.as_tensor(derivative).to(device, dtype))
 
 
-class _Lagrange(torch.autograd.Function):
+class _Chebyshev(torch.autograd.Function):
     """The gradient applies the same function again, so any order costs one table per order."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, basis: LagrangeBasis) -> Tensor:
+    def forward(ctx: Any, x: Tensor, basis: ChebyshevBasis) -> Tensor:
         ctx.save_for_backward(x)
         ctx.basis = basis
         return basis.values(x)
@@ -175,7 +175,8 @@ class BoxTransfer:
     Args:
         local: coordinates of each charge in its box, in [-1, 1].
         boxes: who is where.
-        matrices: for each axis the functions whose coefficients are wanted, on all of its nodes.
+        matrices: for each axis the functions whose coefficients are wanted, as Chebyshev
+            coefficients on each of its boxes.
     """
 
     def __init__(
@@ -186,14 +187,14 @@ class BoxTransfer:
     ) -> None:
         self.boxes, self.matrices = boxes, matrices
         self.nodes = len(matrices[0]) // boxes.shape[0]
-        self.basis = LagrangeBasis.of(self.nodes, local)
+        self.basis = ChebyshevBasis.of(self.nodes, local)
         self.local = boxes.padded(local).transpose(1, 2).contiguous()
         self._tables: Tensor | None = None
         if self.local.numel() * self.nodes <= TABLES:
             self._tables = self._values(slice(None))
 
     def _values(self, rows: slice) -> Float[Tensor, "3 rows nodes width"]:
-        r""":math:`\ell_a` of the three coordinates of each charge; places come last."""
+        r""":math:`T_a` of the three coordinates of each charge; places come last."""
         if self._tables is not None:
             return self._tables[:, rows]
         return self.basis.transposed(self.local[rows]).permute(2, 1, 0, 3)
@@ -206,7 +207,7 @@ class BoxTransfer:
         return [(i, slice(ends[i], ends[i + 1])) for i in range(n1) if ends[i] < ends[i + 1]]
 
     def _chunks(self, layer: slice) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        r"""Some rows, :math:`\ell_a(\xi)\, \ell_b(\eta)` [rows, p2, width], and the third."""
+        r"""Some rows, :math:`T_a(\xi)\, T_b(\eta)` [rows, p2, width], and the third."""
         p, width = self.nodes, self.boxes.width
         values = self._values(layer)
         step = max(1, CHUNK // (width * p * p))
@@ -244,7 +245,7 @@ class BoxTransfer:
         r"""Potential and gradient in the local coordinates at each charge, from coefficients.
 
         .. math:: \phi(\xi, \eta, \zeta) = \sum_{abc} \Phi_{abc}\,
-                  \ell_a(\xi) \ell_b(\eta) \ell_c(\zeta)
+                  T_a(\xi) T_b(\eta) T_c(\zeta)
         """
         p, slopes, (_, n2, n3) = self.nodes, self.basis.slopes, self.boxes.shape
         along_x, along_y, along_z = self.matrices
@@ -255,8 +256,8 @@ class BoxTransfer:
             slab = torch.matmul(along_y, slab) @ along_z.T
             grid = slab.view(p, n2, p, n3, p).permute(1, 3, 0, 2, 4).reshape(n2 * n3, p, p, p)
             for rows, products, z in self._chunks(layer):
-                # Slopes along x and y are taken at the nodes, where they are products of small
-                # matrices: sum_a D_{ba} Phi_a is the slope at node b.
+                # Slopes along x and y are taken of the coefficients: sum_a D_{ba} Phi_a is the
+                # coefficient b of the slope.
                 at = grid[self.boxes.boxes[rows] - i * n2 * n3]
                 by_x = torch.matmul(slopes, at.flatten(2)).unflatten(-1, (p, p))
                 by_y = torch.matmul(slopes, at)
@@ -273,7 +274,7 @@ def moments(
 ) -> Float[Tensor, "nx ny nz"]:
     r"""Chebyshev moments of all boxes as one grid; differentiable.
 
-    .. math:: M_{abc} = \sum_{i \in \text{box}} q_i\, \ell_a(\xi_i) \ell_b(\eta_i) \ell_c(\zeta_i)
+    .. math:: M_{abc} = \sum_{i \in \text{box}} q_i\, T_a(\xi_i) T_b(\eta_i) T_c(\zeta_i)
 
     Args:
         local: coordinates of each charge in its box, in [-1, 1].
@@ -281,7 +282,7 @@ def moments(
         boxes: who is where.
         p: nodes of a box along each direction.
     """
-    basis = LagrangeBasis.of(p, local)
+    basis = ChebyshevBasis.of(p, local)
     x, y, z = (basis(boxes.padded(column)) for column in local.unbind(-1))
     xy = (x[..., :, None] * y[..., None, :]).flatten(-2)
     return boxes.to_grid(xy.mT @ (z * boxes.padded(charges)[..., None]))

@@ -8,12 +8,20 @@ import torch
 from torch import Tensor
 
 from equiv.errors import EquivError
+from equiv.long_range.changes import changes_by_gradient
 from equiv.long_range.crystal import CrystalBoxes, CrystalWaves
-from equiv.long_range.direct_sum import direct_energy, direct_sums
+from equiv.long_range.direct_sum import direct_changes, direct_energy, direct_sums
 from equiv.long_range.finite_boxes import FiniteBoxes, extent
 from equiv.long_range.fused import FusedPotential
 from equiv.long_range.mixed import MixedBoxes
-from equiv.long_range.pairs import Pairs, PairSums, RadialFunction, pair_energies, pair_sums
+from equiv.long_range.pairs import (
+    Pairs,
+    PairSums,
+    RadialFunction,
+    pair_changes,
+    pair_energies,
+    pair_sums,
+)
 from equiv.long_range.point_charges import PointCharges
 from equiv.long_range.range_separation import SMALLEST_ERROR
 from equiv.long_range.splitting import LongRange, Splitting
@@ -35,6 +43,10 @@ class LongPart(Protocol):
 
     def sums(self, system: PointCharges, *, strain: bool) -> PairSums:
         """Potentials, fields and, if ``strain``, virials, without a graph."""
+        ...
+
+    def changes(self, system: PointCharges, moves: Tensor) -> Tensor | None:
+        """Changes of potentials and forces with charges and positions, if that is a short cut."""
         ...
 
 
@@ -137,6 +149,23 @@ class ChebyshevTucker(FusedPotential):
             total.forces.index_add_(0, atoms, sums.forces)
             total.virials.index_add_(0, graphs, sums.virials)
         return total * self.prefactor
+
+    @torch.no_grad()
+    def changes(self, system: PointCharges, pairs: Pairs | None, moves: Tensor) -> Tensor:
+        total = torch.zeros_like(moves)
+        for split, graphs, part in self._plan(system):
+            chosen, atoms = system.subset(graphs)
+            moved = moves[atoms]
+            out = part.changes(chosen, moved)
+            if out is None:
+                out = changes_by_gradient(part.energy, chosen, moved)
+            if split is not None:
+                out[:, 0] -= split.self_value * moved[:, 0]
+                if self.short_range:
+                    near = self._pairs(system, chosen, atoms, pairs)
+                    out += pair_changes(split.short, chosen, near, moved)
+            total.index_add_(0, atoms, out)
+        return self.prefactor * total
 
     def _pairs(
         self, system: PointCharges, chosen: PointCharges, atoms: Tensor, pairs: Pairs | None
@@ -291,3 +320,6 @@ class AllPairs:
 
     def sums(self, system: PointCharges, *, strain: bool) -> PairSums:
         return direct_sums(self.kernel, system)
+
+    def changes(self, system: PointCharges, moves: Tensor) -> Tensor | None:
+        return direct_changes(self.kernel, system, moves)

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiv.long_range.boxes import Boxes, BoxTransfer, moments
-from equiv.long_range.crystal_energy import crystal_energy
+from equiv.long_range.box_transfer import CompiledTransfer, transfer
+from equiv.long_range.boxes import Boxes, moments, series_in_boxes
+from equiv.long_range.crystal_energy import crystal_energy, crystal_product
 from equiv.long_range.finite import contract
 from equiv.long_range.nested_basis import axis_nodes
 from equiv.long_range.pairs import PairSums
@@ -19,6 +20,8 @@ from equiv.long_range.waves import most_waves, wave_table
 
 # Numbers in the tables of one group of structures.
 GROUP = 2**25
+
+Shape = tuple[int, int, int]
 
 
 def background(system: PointCharges, split: Splitting) -> Float[Tensor, " graphs"]:
@@ -62,6 +65,9 @@ class CrystalWaves:
     def sums(self, system: PointCharges, *, strain: bool) -> PairSums:
         return sums_by_gradient(self.energy, system, strain=strain)
 
+    def changes(self, system: PointCharges, moves: Tensor) -> Tensor | None:
+        return None
+
     def groups(self, system: PointCharges, graphs: list[int]) -> list[list[int]]:
         """Structures whose padded tables fit into memory together, similar sizes together."""
         if len(graphs) < 2:
@@ -98,12 +104,12 @@ def _padded(values: Tensor, system: PointCharges) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def waves_on_nodes(
+def waves_in_boxes(
     boxes: int, nodes: int, most: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """The waves of one lattice vector on the nodes of the boxes along it."""
+    """The waves of one lattice vector as Chebyshev coefficients on the boxes along it."""
     points = torch.from_numpy(2 * math.pi * axis_nodes(boxes, nodes, 1.0 / boxes))
-    return wave_table(points, most).to(dtype=dtype, device=device)
+    return series_in_boxes(wave_table(points, most), nodes).to(dtype=dtype, device=device)
 
 
 class CrystalBoxes:
@@ -122,52 +128,82 @@ class CrystalBoxes:
     def __init__(self, split: Splitting, *, side: float, nodes: int) -> None:
         self.split, self.side, self.nodes = split, side, nodes
 
-    def _boxes(self, system: PointCharges) -> tuple[Tensor, Tensor, Boxes]:
-        """Coordinates in the boxes, numbers of boxes, and who is where."""
+    def _boxes(self, system: PointCharges) -> tuple[Tensor, Tensor, Tensor, Shape]:
+        """Coordinates in the boxes, what they were scaled with, boxes of the atoms, how many."""
         lengths = system.cell[0].detach().norm(dim=1)
         shape = tuple((lengths / self.side - 1e-9).ceil().long().clamp(min=1).tolist())
         counts = torch.tensor(shape, dtype=system.positions.dtype, device=lengths.device)
-        fractions = system.positions @ torch.linalg.inv(system.cell[0])
-        scaled = (fractions - fractions.detach().floor()) * counts
-        boxes = torch.minimum(scaled.detach().floor(), counts - 1)
-        local = (2 * (scaled - boxes) - 1).to(system.charges.dtype)
-        return local, counts, Boxes.sorted(boxes.long(), shape)
+        scale = torch.linalg.inv(system.cell[0]) * counts
+        scaled = system.positions @ scale
+        scaled = scaled - (scaled.detach() / counts).floor_().mul_(counts)
+        boxes = torch.minimum(scaled.detach().floor(), counts - 1).clamp_(min=0)
+        local = ((scaled - boxes) * 2 - 1).to(system.charges.dtype)
+        return local, scale.detach(), boxes.long(), shape
 
-    def _waves(self, system: PointCharges, boxes: Boxes) -> list[Tensor]:
+    def _waves(self, system: PointCharges, shape: Shape) -> list[Tensor]:
         (most,) = _waves_of(system, self.split)
         q = system.charges
         return [
-            waves_on_nodes(count, self.nodes, n, q.dtype, q.device)
-            for count, n in zip(boxes.shape, most, strict=True)
+            waves_in_boxes(count, self.nodes, n, q.dtype, q.device)
+            for count, n in zip(shape, most, strict=True)
         ]
 
     def energy(self, system: PointCharges) -> Float[Tensor, " graphs"]:
-        local, _, boxes = self._boxes(system)
-        grid = moments(local, system.charges, boxes, self.nodes)
-        c = contract(grid, self._waves(system, boxes))
+        local, _, boxes, shape = self._boxes(system)
+        grid = moments(local, system.charges, Boxes.sorted(boxes, shape), self.nodes)
+        c = contract(grid, self._waves(system, shape))
         cell = system.cell.to(system.charges.dtype)
         return crystal_energy(c[None], cell, self.split) + background(system, self.split)
 
     @torch.no_grad()
     def sums(self, system: PointCharges, *, strain: bool) -> PairSums:
         q = system.charges
-        local, counts, boxes = self._boxes(system)
-        waves = self._waves(system, boxes)
-        transfer = BoxTransfer(local, boxes, waves)
-        c = transfer.coefficients(q)
+        local, scale, boxes, shape = self._boxes(system)
+        between = transfer(local, boxes, shape, self._waves(system, shape))
+        c = between.coefficients(q)
+        virials = system.cell.new_zeros(1, 3, 3, dtype=torch.float64)
+        if strain:
+            product, virials = self._with_strain(c, system)
+        else:
+            product = crystal_product(c, system.cell[0], self.split)
+        potentials, slopes = between.fields(product)
+        fields = slopes @ (-2 * scale.T).to(q.dtype)
+        potentials = potentials + self._shift(q, system)
+        return PairSums(potentials, fields, q[:, None] * fields, virials)
+
+    @torch.no_grad()
+    def changes(self, system: PointCharges, moves: Tensor) -> Tensor | None:
+        q = system.charges
+        local, scale, boxes, shape = self._boxes(system)
+        between = transfer(local, boxes, shape, self._waves(system, shape))
+        if not isinstance(between, CompiledTransfer):
+            return None
+        out = between.changes(
+            q,
+            torch.cat([moves[:, :1], moves[:, 1:] @ (2 * scale).to(q.dtype)], 1),
+            lambda c: crystal_product(c, system.cell[0], self.split),
+        )
+        out[:, 0] += self._shift(moves[:, 0], system)
+        out[:, 1:] = out[:, 1:] @ (-2 * scale.T).to(q.dtype)
+        return out
+
+    def _shift(self, charges: Tensor, system: PointCharges) -> Tensor:
+        """What the background adds to every potential."""
+        if not self.split.short_volume:
+            return charges.new_zeros(())
+        volume = torch.linalg.det(system.cell[0]).abs()
+        return (-self.split.short_volume / volume * charges.sum()).to(charges.dtype)
+
+    def _with_strain(self, c: Tensor, system: PointCharges) -> tuple[Tensor, Tensor]:
+        """Derivatives of the energy with respect to the coefficients and to a strain."""
         with torch.enable_grad():
-            c.requires_grad_()
-            deformed = torch.zeros_like(system.cell).requires_grad_(strain)
-            cell = system.cell + system.cell @ deformed if strain else system.cell
-            energy = crystal_energy(c[None], cell.to(q.dtype), self.split)
-            strained = PointCharges(system.positions, q, cell, system.pbc, system.batch)
+            c = c.detach().requires_grad_()
+            deformed = torch.zeros_like(system.cell).requires_grad_()
+            cell = system.cell + system.cell @ deformed
+            energy = crystal_energy(c[None], cell.to(c.dtype), self.split)
+            strained = PointCharges(
+                system.positions, system.charges, cell, system.pbc, system.batch
+            )
             total = energy.sum() + background(strained, self.split).sum()
-            wanted = (c, deformed) if strain else (c,)
-            product, *virials = torch.autograd.grad(total, wanted)
-        potentials, slopes = transfer.fields(product)
-        inverse = (2 * counts[:, None] * torch.linalg.inv(system.cell[0]).T).to(q.dtype)
-        shift = self.split.short_volume / torch.linalg.det(system.cell[0]).abs()
-        potentials = potentials - (q.sum() * shift).to(q.dtype)
-        virial = virials[0].double() if strain else torch.zeros_like(system.cell).double()
-        fields = -slopes @ inverse
-        return PairSums(potentials, fields, q[:, None] * fields, (virial + virial.mT) / 2)
+            product, virials = torch.autograd.grad(total, (c, deformed))
+        return product, (virials + virials.mT).double() / 2

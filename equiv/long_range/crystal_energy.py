@@ -1,6 +1,7 @@
 """The long-range energy of a crystal from the coefficients of its waves."""
 
 import math
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,40 @@ def crystal_energy(
     if not cell.requires_grad and all(is_orthogonal(c) for c in cell):
         return _rectangular(coefficients, cell, split)
     return _oblique(coefficients, cell, split)
+
+
+@torch.no_grad()
+def crystal_product(
+    coefficients: Float[Tensor, "nx ny nz"], cell: Float[Tensor, "3 3"], split: Splitting
+) -> Float[Tensor, "nx ny nz"]:
+    """The derivative of :func:`crystal_energy` with respect to the coefficients; linear in them.
+
+    In a rectangular cell it is a product with one number for each coefficient.
+    """
+    if is_orthogonal(cell):
+        lengths = tuple(cell.double().norm(dim=1).tolist())
+        c = coefficients
+        return c * _factors(lengths, tuple(c.shape), split, c.dtype, c.device)
+    with torch.enable_grad():
+        c = coefficients.detach().requires_grad_()
+        energy = _oblique(c[None], cell.detach()[None].to(c.dtype), split)
+        return torch.autograd.grad(energy.sum(), c)[0]
+
+
+@lru_cache(maxsize=8)
+def _factors(
+    lengths: tuple[float, ...],
+    shape: tuple[int, ...],
+    split: Splitting,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """The numbers of :func:`crystal_product`, kept as long as the cell stays what it is."""
+    c = torch.ones(1, *shape, dtype=torch.float64, device=device, requires_grad=True)
+    cell = torch.diag(torch.tensor(lengths, dtype=torch.float64, device=device))
+    with torch.enable_grad():
+        (factors,) = torch.autograd.grad(_rectangular(c, cell[None], split).sum(), c)
+    return factors[0].to(dtype)
 
 
 def _numbers(n: int, like: Tensor, *, signed: bool) -> Tensor:

@@ -9,12 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equiv.errors import EquivError
+from equiv.long_range.changes import changes_by_gradient
 from equiv.long_range.fused import FusedPotential
 from equiv.long_range.pairs import (
     InversePower,
     Pairs,
     PairSums,
     RadialFunction,
+    compiled_changes,
+    compiled_sums,
     pair_energies,
     pair_sums,
 )
@@ -54,6 +57,11 @@ class DirectSum(FusedPotential):
         self._check(system)
         return direct_sums(self.kernel, system) * self.prefactor
 
+    @torch.no_grad()
+    def changes(self, system: PointCharges, pairs: Pairs | None, moves: Tensor) -> Tensor:
+        self._check(system)
+        return self.prefactor * direct_changes(self.kernel, system, moves)
+
     def _check(self, system: PointCharges) -> None:
         if any(map(any, system.periodic)):
             raise EquivError(
@@ -72,7 +80,19 @@ def direct_energy(kernel: RadialFunction, system: PointCharges) -> Float[Tensor,
 
 def direct_sums(kernel: RadialFunction, system: PointCharges) -> PairSums:
     """Potentials and fields of all pairs, without a graph, block by block."""
+    if (found := compiled_sums(kernel, system, None, strain=False)) is not None:
+        return found
     return reduce(add, (pair_sums(kernel, system, block) for block in _blocks(system)))
+
+
+def direct_changes(
+    kernel: RadialFunction, system: PointCharges, moves: Float[Tensor, "atoms 4"]
+) -> Float[Tensor, "atoms 4"]:
+    """How potentials and forces of all pairs change with charges and positions."""
+    found = compiled_changes(kernel, system, moves)
+    if found is None:
+        return changes_by_gradient(lambda s: direct_energy(kernel, s), system, moves)
+    return found
 
 
 def _blocks(system: PointCharges) -> Iterator[Pairs]:

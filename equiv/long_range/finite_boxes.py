@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiv.long_range.boxes import Boxes, BoxTransfer, moments
+from equiv.long_range.box_transfer import CompiledTransfer, transfer
+from equiv.long_range.boxes import Boxes, moments, series_in_boxes
 from equiv.long_range.finite import TuckerKernel, contract
 from equiv.long_range.nested_basis import NestedBasis, axis_nodes, nested_basis
 from equiv.long_range.pairs import PairSums
@@ -19,12 +20,13 @@ from equiv.long_range.splitting import Splitting
 def gaussian_basis(
     split: Splitting, boxes: int, side: float, nodes: int, dtype: torch.dtype, device: torch.device
 ) -> NestedBasis:
-    """The nested basis of the Gaussians of a splitting on boxes side by side."""
+    """The nested basis of the Gaussians of a splitting, as Chebyshev series in a row of boxes."""
     points = axis_nodes(boxes, nodes, side)
     steps = np.subtract.outer(points, points) ** 2
     kernels = [np.exp(-(t**2) * steps) for t in split.t]
     basis = nested_basis(points, kernels, split.w, 0.1 * split.error)
-    return basis.to(torch.empty(0, dtype=dtype, device=device))
+    series = NestedBasis(series_in_boxes(basis.basis, nodes), basis.cores)
+    return series.to(torch.empty(0, dtype=dtype, device=device))
 
 
 def extent(system: PointCharges) -> float:
@@ -58,39 +60,54 @@ class FiniteBoxes:
         x = system.positions.detach()
         return float(((x.max(0).values - x.min(0).values) / self.side + 1).prod())
 
-    def _boxes(self, system: PointCharges) -> tuple[Tensor, Boxes]:
+    def _boxes(self, system: PointCharges) -> tuple[Tensor, Tensor, tuple[int, int, int]]:
+        """Coordinates in the boxes, boxes of the atoms, how many there are."""
         x = system.positions
         scaled = (x - x.mean(0)) / self.side + self.offset
         cells = scaled.detach().floor()
         lowest = cells.min(0).values
-        shape = tuple((cells.max(0).values - lowest + 1).long().tolist())
+        n1, n2, n3 = (cells.max(0).values - lowest + 1).long().tolist()
         local = (2 * (scaled - cells) - 1).to(system.charges.dtype)
-        return local, Boxes.sorted((cells - lowest).long(), shape)
+        return local, (cells - lowest).long(), (n1, n2, n3)
 
-    def _kernel(self, boxes: Boxes, like: Tensor) -> TuckerKernel:
+    def _kernel(self, shape: tuple[int, int, int], like: Tensor) -> TuckerKernel:
         axes = [
             gaussian_basis(self.split, count, self.side, self.nodes, like.dtype, like.device)
-            for count in boxes.shape
+            for count in shape
         ]
         return TuckerKernel(axes, self.split.w.tolist())
 
     def energy(self, system: PointCharges) -> Float[Tensor, " graphs"]:
-        local, boxes = self._boxes(system)
-        kernel = self._kernel(boxes, system.charges)
-        grid = moments(local, system.charges, boxes, self.nodes)
+        local, cells, shape = self._boxes(system)
+        kernel = self._kernel(shape, system.charges)
+        grid = moments(local, system.charges, Boxes.sorted(cells, shape), self.nodes)
         c = contract(grid, [axis.basis for axis in kernel.axes])
         return kernel.energy(c)[None]
 
     @torch.no_grad()
     def sums(self, system: PointCharges, *, strain: bool) -> PairSums:
-        local, boxes = self._boxes(system)
-        kernel = self._kernel(boxes, system.charges)
-        bases = [axis.basis for axis in kernel.axes]
-        transfer = BoxTransfer(local, boxes, bases)
-        product = kernel.apply(transfer.coefficients(system.charges))
-        potentials, slopes = transfer.fields(product)
+        local, cells, shape = self._boxes(system)
+        kernel = self._kernel(shape, system.charges)
+        between = transfer(local, cells, shape, [axis.basis for axis in kernel.axes])
+        product = kernel.apply(between.coefficients(system.charges))
+        potentials, slopes = between.fields(product)
         fields = slopes * (-2 / self.side)
         forces = system.charges[:, None] * fields
         # The boxes move with the centre of all atoms, so there is no net force.
         forces = forces - forces.mean(0)
         return PairSums(potentials, fields, forces, PairSums.zeros(system).virials)
+
+    @torch.no_grad()
+    def changes(self, system: PointCharges, moves: Tensor) -> Tensor | None:
+        local, cells, shape = self._boxes(system)
+        kernel = self._kernel(shape, system.charges)
+        between = transfer(local, cells, shape, [axis.basis for axis in kernel.axes])
+        if not isinstance(between, CompiledTransfer):
+            return None
+        moves = moves.clone()
+        moves[:, 1:] -= moves[:, 1:].mean(0)
+        moves[:, 1:] *= 2 / self.side
+        out = between.changes(system.charges, moves, kernel.apply)
+        out[:, 1:] *= -2 / self.side
+        out[:, 1:] -= out[:, 1:].mean(0)
+        return out

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from equiv.long_range.changes import changes_by_gradient
 from equiv.long_range.pairs import Pairs, PairSums
 from equiv.long_range.point_charges import PointCharges
 from equiv.long_range.potential import Electrostatics, LongRangePotential
@@ -15,14 +16,21 @@ from equiv.long_range.potential import Electrostatics, LongRangePotential
 class FusedPotential(LongRangePotential):
     """A potential that computes energy and gradients together, chunk by chunk, in little memory.
 
-    That is what ``forward`` calls, and a first gradient is there already when it is asked for. Only
-    a gradient that has to be differentiated again (``create_graph=True``) goes through
-    :meth:`energy`, an ordinary graph of tensor operations.
+    That is what ``forward`` calls, and a first gradient is there already when it is asked for. The
+    gradient of a loss of forces or potentials needs one product with the second derivatives,
+    :meth:`changes`. What goes beyond (gradients with respect to a cell that are differentiated
+    again, third derivatives) goes through :meth:`energy`, an ordinary graph of tensor operations.
     """
 
     @abstractmethod
     def sums(self, system: PointCharges, pairs: Pairs | None, *, strain: bool) -> PairSums:
         """Potentials, fields and (if ``strain``) virials in eV, without a graph."""
+
+    def changes(
+        self, system: PointCharges, pairs: Pairs | None, moves: Float[Tensor, "atoms 4"]
+    ) -> Float[Tensor, "atoms 4"]:
+        """How potentials and forces change with changes of charges and positions; no graph."""
+        return changes_by_gradient(lambda s: self.energy(s, pairs), system, moves)
 
     def forward(
         self,
@@ -51,6 +59,9 @@ class FusedPotential(LongRangePotential):
         tensors = (system.positions, system.charges, system.cell)
         if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
             return self.sums(system.detached(), pairs, strain=False).potentials
+        if not system.cell.requires_grad:
+            known = self.sums(system.detached(), pairs, strain=False)
+            return _Sums.apply(system.positions, system.charges, system, self, pairs, known)[0]
         q = charges if charges.requires_grad else charges.detach().requires_grad_()
         system = PointCharges(system.positions, q, system.cell, system.pbc, system.batch)
         energy = self.energy(system, pairs).sum()
@@ -84,6 +95,14 @@ class _Energy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, q, cell, potentials, forces, virials = ctx.saved_tensors
         system, (grad,) = ctx.system, grads
+        if torch.is_grad_enabled() and not ctx.needs_input_grad[2]:
+            zero = virials.new_zeros(())
+            known = PairSums(potentials, forces, forces, zero)
+            again = PointCharges(x, q, cell, system.pbc, system.batch)
+            phi, force = _Sums.apply(x, q, again, ctx.potential, ctx.pairs, known)
+            scale = grad.index_select(0, system.batch)
+            on_positions = -scale.to(x.dtype)[:, None] * force.to(x.dtype)
+            return on_positions, scale.to(q.dtype) * phi, None, None, None, None
         if torch.is_grad_enabled():
             # Aliases: charges may be functions of the positions, and only what the energy itself
             # owes to each tensor is wanted here.
@@ -109,6 +128,45 @@ class _Energy(torch.autograd.Function):
             None,
             None,
         )
+
+
+class _Sums(torch.autograd.Function):
+    """Potentials and forces, which are known already; their gradient is a product of changes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        positions: Tensor,
+        charges: Tensor,
+        system: PointCharges,
+        potential: FusedPotential,
+        pairs: Pairs | None,
+        known: PairSums,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(positions, charges)
+        ctx.system, ctx.potential, ctx.pairs = system.detached(), potential, pairs
+        return known.potentials.clone(), known.forces.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        # Symmetric second derivatives: what comes in are changes of charges and of minus positions.
+        (x, q), system = ctx.saved_tensors, ctx.system
+        if torch.is_grad_enabled():
+            x, q = x.view_as(x), q.view_as(q)
+            for tensor in (x, q):
+                tensor.requires_grad_()
+            again = PointCharges(x, q, system.cell, system.pbc, system.batch)
+            energy = ctx.potential.energy(again, ctx.pairs).sum()
+            phi, gradient = torch.autograd.grad(
+                energy, (q, x), create_graph=True, materialize_grads=True
+            )
+            out = torch.autograd.grad(
+                (phi, -gradient), (x, q), grads, create_graph=True, materialize_grads=True
+            )
+            return (*out, None, None, None, None)
+        moves = torch.cat([grads[0][:, None], -grads[1].to(q.dtype)], 1)
+        out = ctx.potential.changes(system, ctx.pairs, moves)
+        return -out[:, 1:].to(x.dtype), out[:, 0], None, None, None, None
 
 
 def _on_cell(system: PointCharges, rest: Tensor) -> Tensor:

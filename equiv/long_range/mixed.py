@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiv.long_range.boxes import Boxes, BoxTransfer, moments
-from equiv.long_range.crystal import waves_on_nodes
+from equiv.long_range.box_transfer import transfer
+from equiv.long_range.boxes import Boxes, moments, series_in_boxes
+from equiv.long_range.crystal import waves_in_boxes
 from equiv.long_range.finite import contract
 from equiv.long_range.nested_basis import NestedBasis, axis_nodes, nested_basis
 from equiv.long_range.pairs import PairSums
@@ -44,9 +45,9 @@ class MixedBoxes:
         self.split, self.side, self.nodes = split, side, nodes
 
     def energy(self, system: PointCharges) -> Float[Tensor, " graphs"]:
-        local, boxes, _ = self._boxes(system)
-        bases, tables = self._bases(system, boxes)
-        grid = moments(local, system.charges, boxes, self.nodes)
+        local, cells, shape, _ = self._boxes(system)
+        bases, tables = self._bases(system, shape)
+        grid = moments(local, system.charges, Boxes.sorted(cells, shape), self.nodes)
         return self._energy(contract(grid, tables), bases, system)[None]
 
     def sums(self, system: PointCharges, *, strain: bool) -> PairSums:
@@ -55,10 +56,10 @@ class MixedBoxes:
         if strain:
             virials = sums_by_gradient(self.energy, system).virials
         with torch.no_grad():
-            local, boxes, slopes_of = self._boxes(system)
-            bases, matrices = self._bases(system, boxes)
-            transfer = BoxTransfer(local, boxes, matrices)
-            c = transfer.coefficients(q)
+            local, cells, shape, slopes_of = self._boxes(system)
+            bases, matrices = self._bases(system, shape)
+            between = transfer(local, cells, shape, matrices)
+            c = between.coefficients(q)
         with torch.enable_grad():
             c.requires_grad_()
             held = q.detach().requires_grad_()
@@ -66,7 +67,7 @@ class MixedBoxes:
             energy = self._energy(c, bases, frozen)
             product, own = torch.autograd.grad(energy, (c, held), materialize_grads=True)
         with torch.no_grad():
-            potentials, slopes = transfer.fields(product)
+            potentials, slopes = between.fields(product)
             fields = -slopes @ slopes_of.to(q.dtype)
             forces = q[:, None] * fields
             # The boxes move with the centre along the axes that do not repeat.
@@ -74,11 +75,17 @@ class MixedBoxes:
             forces = forces - forces.mean(0) @ (free.T @ free).to(q.dtype)
         return PairSums(potentials + own, fields, forces, virials)
 
+    def changes(self, system: PointCharges, moves: Tensor) -> Tensor | None:
+        return None
+
     def _periodic(self, system: PointCharges) -> np.ndarray:
         return np.array(system.periodic[0])
 
-    def _boxes(self, system: PointCharges) -> tuple[Tensor, Boxes, Tensor]:
-        """Coordinates in boxes (periodic axes first), who is where, d coordinate / d position."""
+    def _boxes(self, system: PointCharges) -> tuple[Tensor, Tensor, tuple[int, int, int], Tensor]:
+        """Coordinates in boxes, boxes of the atoms, how many, d coordinate / d position.
+
+        Periodic axes come first.
+        """
         x, periodic = system.positions, self._periodic(system)
         rows = system.cell[0][torch.from_numpy(periodic)]
         inverse = torch.linalg.pinv(rows)
@@ -91,25 +98,27 @@ class MixedBoxes:
         free = (x - x.mean(0)) @ normals.T / self.side
         free_cells = free.detach().floor()
         lowest = free_cells.min(0).values
-        shape = (*along.long().tolist(), *(free_cells.max(0).values - lowest + 1).long().tolist())
+        n1, n2, n3 = torch.cat([along, free_cells.max(0).values - lowest + 1]).long().tolist()
         local = 2 * (torch.cat([scaled, free], 1) - torch.cat([cells, free_cells], 1)) - 1
-        boxes = Boxes.sorted(torch.cat([cells, free_cells - lowest], 1).long(), shape)
+        boxes = torch.cat([cells, free_cells - lowest], 1).long()
         slopes = 2 * torch.cat([along[:, None] * inverse.T, normals / self.side])
-        return local.to(system.charges.dtype), boxes, slopes
+        return local.to(system.charges.dtype), boxes, (n1, n2, n3), slopes
 
-    def _bases(self, system: PointCharges, boxes: Boxes) -> tuple[list[NestedBasis], list[Tensor]]:
-        """The nested bases of the free axes, and for all three the matrices on their nodes."""
+    def _bases(
+        self, system: PointCharges, shape: tuple[int, int, int]
+    ) -> tuple[list[NestedBasis], list[Tensor]]:
+        """The nested bases of the free axes, and the series in the boxes of all three axes."""
         q, periodic = system.charges, self._periodic(system)
         rows = system.cell[0][torch.from_numpy(periodic)]
         repeated = int(periodic.sum())
         most = most_waves(rows, self.split.bandwidth)
         bases = [
             _free_basis(self.split, count, self.side, self.nodes, repeated, q.dtype, q.device)
-            for count in boxes.shape[repeated:]
+            for count in shape[repeated:]
         ]
         matrices = [
-            waves_on_nodes(count, self.nodes, n, q.dtype, q.device)
-            for count, n in zip(boxes.shape, most, strict=False)
+            waves_in_boxes(count, self.nodes, n, q.dtype, q.device)
+            for count, n in zip(shape, most, strict=False)
         ]
         return bases, matrices + [basis.basis for basis in bases]
 
@@ -191,7 +200,8 @@ def _free_basis(
         kernels.append(_plane(split, steps))
         weights = np.append(weights, 4 / split.cutoff**2)
     basis = nested_basis(points, kernels, weights, 0.1 * split.error)
-    return basis.to(torch.empty(0, dtype=dtype, device=device))
+    series = NestedBasis(series_in_boxes(basis.basis, nodes), basis.cores)
+    return series.to(torch.empty(0, dtype=dtype, device=device))
 
 
 def _plane(split: Splitting, z: np.ndarray) -> np.ndarray:

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from equiv.graph import neighbor_list
 from equiv.graph.neighbors import MAX_SEARCH_BOXES, SPARSE
+from equiv.long_range import pair_kernels
+from equiv.long_range.changes import changes_by_gradient
+from equiv.long_range.pair_kernels import PairRows, RadialPolynomial
 from equiv.long_range.point_charges import PointCharges
 
 # So many pairs are worked on at a time where no graph is kept: their numbers stay in the cache.
@@ -93,6 +96,14 @@ class Pairs:
         ranges = [torch.arange(-n, n + 1, device=code.device) for n in most]
         return Images(torch.cartesian_prod(*ranges), code)
 
+    def rows(self, atoms: int) -> PairRows:
+        """The pairs sorted by their first atom, made once; for the compiled sums."""
+        made = self.__dict__.setdefault("_rows", {})
+        if atoms not in made:
+            image = self.images.code if self.shifts is not None else None
+            made[atoms] = pair_kernels.sorted_pairs(self.first, self.second, image, atoms)
+        return made[atoms]
+
 
 def _search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:
     """All pairs of one structure, with shifts."""
@@ -157,6 +168,11 @@ class RadialFunction(Differentiable, Protocol):
         """The function and twice its derivative; may overwrite its argument."""
         ...
 
+    @property
+    def for_kernels(self) -> RadialPolynomial:
+        """The function in the form that compiled sums know."""
+        ...
+
 
 class InversePower:
     r""":math:`f(r^2) = r^{-p}`, with all its derivatives with respect to :math:`r^2`."""
@@ -181,6 +197,11 @@ class InversePower:
             return root, torch.div(root, squared).neg_()
         value = squared ** (-self.exponent / 2)
         return value, (value / squared).mul_(-self.exponent)
+
+    @property
+    def for_kernels(self) -> RadialPolynomial:
+        none = torch.zeros(1, dtype=torch.float64)
+        return RadialPolynomial(self.exponent, 1.0, 1.0, 0.0, 1.0, (none, none, none))
 
 
 class _Radial(torch.autograd.Function):
@@ -281,10 +302,13 @@ class PairSums:
 def pair_sums(
     function: RadialFunction, charges: PointCharges, pairs: Pairs, *, strain: bool = True
 ) -> PairSums:
-    r"""Potentials :math:`\sum_j q_j f(d_{ij}^2)` and fields, without a graph, chunk by chunk.
+    r"""Potentials :math:`\sum_j q_j f(d_{ij}^2)` and fields, without a graph.
 
-    About 30 ns for each pair on one core; memory is that of the results.
+    About 5 ns for each pair on one core if kernels can be compiled, otherwise 30 ns; memory is that
+    of the results.
     """
+    if (found := compiled_sums(function, charges, pairs, strain=strain)) is not None:
+        return found
     x, q = charges.positions, charges.charges
     columns = [column.contiguous() for column in x.unbind(-1)]
     potentials, fields = torch.zeros_like(q), q.new_zeros(3, len(q))
@@ -336,3 +360,70 @@ def pair_sums(
         pulls, far = pulls.view(3, graphs, -1).double(), far.view(3, graphs, -1).double()
         virials = virials + torch.einsum("agi,bgi->gab", far, pulls)
     return PairSums(potentials, fields.T, forces, virials)
+
+
+def compiled_sums(
+    function: RadialFunction, charges: PointCharges, pairs: Pairs | None, *, strain: bool
+) -> PairSums | None:
+    """:func:`pair_sums`, or the sums over all pairs of each structure; nothing without kernels."""
+    found = _run(function, charges, pairs, None, strain=strain)
+    if found is None:
+        return None
+    out, strains = found
+    potentials, fields = out[:, 0], out[:, 1:]
+    return PairSums(potentials, fields, charges.charges[:, None] * fields, strains)
+
+
+def pair_changes(
+    function: RadialFunction, charges: PointCharges, pairs: Pairs, moves: Float[Tensor, "atoms 4"]
+) -> Float[Tensor, "atoms 4"]:
+    """How potentials and forces change with ``moves`` of charges and positions; no graph."""
+    found = _run(function, charges, pairs, moves, strain=False)
+    if found is None:
+        return changes_by_gradient(lambda c: pair_energies(function, c, pairs), charges, moves)
+    return found[0]
+
+
+def compiled_changes(
+    function: RadialFunction, charges: PointCharges, moves: Tensor
+) -> Tensor | None:
+    """:func:`pair_changes` for all pairs inside each structure; nothing without kernels."""
+    found = _run(function, charges, None, moves, strain=False)
+    return None if found is None else found[0]
+
+
+def _run(
+    function: RadialFunction,
+    charges: PointCharges,
+    pairs: Pairs | None,
+    moves: Tensor | None,
+    *,
+    strain: bool,
+) -> tuple[Tensor, Tensor] | None:
+    """Compiled sums over some pairs, or over all inside each structure; nothing without kernels."""
+    x, q = charges.positions, charges.charges
+    if not pair_kernels.is_compiled(q) or len(q) > pair_kernels.MOST_ATOMS:
+        return None
+    graphs = charges.num_graphs
+    far = x.new_zeros(graphs, 1, 3, dtype=torch.float64)
+    rows = ends = None
+    if pairs is None:
+        ends = torch.tensor(charges.counts).cumsum(0)[charges.batch]
+    else:
+        if pairs.shifts is not None:
+            if len(pairs.images.shifts) > pair_kernels.MOST_IMAGES:
+                return None
+            far = torch.matmul(pairs.images.shifts.double(), charges.cell.double())
+        rows = pairs.rows(len(q))
+    return pair_kernels.run(
+        function.for_kernels,
+        x,
+        q,
+        rows,
+        far,
+        charges.batch if graphs > 1 else None,
+        ends,
+        moves,
+        graphs=graphs,
+        strain=strain,
+    )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Protocol
 
@@ -10,6 +11,7 @@ import torch
 from numpy.polynomial import chebyshev
 from torch import Tensor
 
+from equiv.long_range.pair_kernels import RadialPolynomial
 from equiv.long_range.pairs import InversePower, radial
 
 
@@ -82,6 +84,15 @@ class ChebyshevSeries:
             torch.addcmul(power, value, scaled, out=value)
         return total.add_(value)
 
+    def for_kernels(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The series and its first two derivatives; see :class:`RadialPolynomial`."""
+        orders = []
+        for order in range(3):
+            c = self._coefficients(order)
+            c = chebyshev.cheb2poly(c) if self.degree <= 16 else c
+            orders.append(torch.from_numpy(np.pad(c, (0, self.degree + 1 - len(c)))))
+        return orders[0], orders[1], orders[2]
+
     def constant(self, value: float, like: Tensor) -> Tensor:
         """A number as a tensor without axes, made once."""
         key = value, like.dtype, like.device
@@ -144,6 +155,11 @@ class ShortRange:
         self.smooth.add_to(slope, scaled, 1, -2.0)
         return value, slope
 
+    @cached_property
+    def for_kernels(self) -> RadialPolynomial:
+        series = self.smooth.for_kernels()
+        return RadialPolynomial(self.power.exponent, 1.0, 0.0, -1.0, self.cutoff**2, series)
+
 
 class LongRange:
     """The long-range part as a function of r²: what the short-range part leaves of the kernel."""
@@ -156,6 +172,10 @@ class LongRange:
 
     def value_and_slope(self, squared: Tensor) -> tuple[Tensor, Tensor]:
         return self.derivative(squared, 0), 2 * self.derivative(squared, 1)
+
+    @property
+    def for_kernels(self) -> RadialPolynomial:
+        return replace(self.short.for_kernels, inside=0.0, outside=1.0, factor=1.0)
 
 
 class Splitting:
