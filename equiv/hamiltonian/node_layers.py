@@ -1,0 +1,226 @@
+"""Interactions between atoms that prepare their features for pairs."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from equiv.hamiltonian.coupling_paths import PathProduct, balanced, coupling_paths
+from equiv.hamiltonian.degrees import Degrees
+from equiv.hamiltonian.gates import PairGate
+from equiv.hamiltonian.irrep_layers import Dense, IrrepLinear, NormGate
+from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights
+
+
+@dataclass(frozen=True)
+class PairGeometry:
+    r"""What a network knows of the pairs of atoms that see each other, each pair once.
+
+    Attributes:
+        first: :math:`i`, an atom of each pair.
+        second: :math:`j`, the other.
+        harmonics: :math:`Y(\hat r_{ij})` of :math:`r_{ij} = r_j - r_i`.
+        radial: radial functions of the distance; they vanish at the cutoff.
+        pair_batch: the molecule of each pair.
+        counts: atoms of each molecule.
+    """
+
+    first: Int[Tensor, " pairs"]
+    second: Int[Tensor, " pairs"]
+    harmonics: Float[Tensor, "pairs lm"]
+    radial: Float[Tensor, "pairs num_radial"]
+    pair_batch: Int[Tensor, " pairs"]
+    counts: Int[Tensor, " graphs"]
+
+    def kept(self, index: Int[Tensor, " kept"] | None) -> "PairGeometry":
+        """Of some of the pairs."""
+        if index is None:
+            return self
+        return PairGeometry(
+            self.first[index],
+            self.second[index],
+            self.harmonics[index],
+            self.radial[index],
+            self.pair_batch[index],
+            self.counts,
+        )
+
+
+class VectorialInteraction(nn.Module):
+    r"""Scalars and vectors of atoms see their neighbours; the cheap part of the network.
+
+    .. math::
+        s_i &\mathrel{+}= \sum_j a_{ij}, & v_i &\mathrel{+}= \sum_j b_{ij} v_j + c_{ij}\, \hat
+        r_{ij}, & (a, b, c)_{ij} &= \varphi(s_j) \odot W(r_{ij}) / \sqrt{\bar n} \\
+        s_i &\mathrel{+}= \alpha_i + \beta_i \langle U v_i, V v_i \rangle, & v_i &\mathrel{+}=
+        \gamma_i\, U v_i, & (\alpha, \beta, \gamma)_i &= \psi(s_i, |V v_i|)
+
+    :math:`\varphi, \psi` are networks of one hidden layer, :math:`W` linear in the radial
+    functions, so that messages vanish at the cutoff. (Schuett, Unke, Gastegger 2021; the first
+    layers of SPHNet are of this kind.)
+
+    Args:
+        channels: of scalars and of vectors.
+        num_radial: radial functions.
+        mean_neighbors: :math:`\bar n`.
+    """
+
+    def __init__(self, channels: int, num_radial: int, mean_neighbors: float) -> None:
+        super().__init__()
+        self.channels, self.scale = channels, 1 / math.sqrt(mean_neighbors)
+        self.hidden = Dense(channels, channels)
+        self.message = Dense(channels, 3 * channels)
+        self.filter = Dense(num_radial, 3 * channels, bias=None)
+        self.mix = Dense(channels, 2 * channels, bias=None)
+        self.inner = Dense(2 * channels, channels)
+        self.update = Dense(channels, 3 * channels)
+
+    def forward(
+        self,
+        scalars: Float[Tensor, "atoms channels"],
+        vectors: Float[Tensor, "atoms 3 channels"],
+        pairs: PairGeometry,
+    ) -> tuple[Float[Tensor, "atoms channels"], Float[Tensor, "atoms 3 channels"]]:
+        """New scalars and vectors of all atoms."""
+        c = self.channels
+        i, j = pairs.first, pairs.second
+        receivers, senders = torch.cat([i, j]), torch.cat([j, i])
+        direction = pairs.harmonics[:, 1:4] * (1 / math.sqrt(3))
+        direction = torch.cat([direction, -direction]).unsqueeze(-1)
+        phi = self.message(nn.functional.silu(self.hidden(scalars)))
+        weights = self.filter(pairs.radial) * self.scale
+        m = phi.index_select(0, senders) * torch.cat([weights, weights])
+        moved = vectors.index_select(0, senders) * m[:, None, c : 2 * c]
+        moved = torch.addcmul(moved, m[:, None, 2 * c :], direction)
+        both = torch.cat([m[:, None, :c], moved], 1)
+        state = torch.cat([scalars[:, None], vectors], 1).index_add(0, receivers, both)
+        scalars, vectors = state[:, 0], state[:, 1:]
+
+        u, v = self.mix(vectors.flatten(0, 1)).unflatten(0, (-1, 3)).split(c, -1)
+        norm = torch.sqrt((v * v).sum(1) + 1e-4)
+        inner = nn.functional.silu(self.inner(torch.cat([scalars, norm], 1)))
+        alpha, beta, gamma = self.update(inner).split(c, -1)
+        scalars = scalars + alpha + beta * (u * v).sum(1)
+        return scalars, torch.addcmul(vectors, gamma[:, None], u)
+
+
+class SphericalEmbedding(nn.Module):
+    r"""The first spherical interaction: scalars become tensors of every degree.
+
+    .. math::
+        x_i^{l} = W \sum_j w^l_{ij} \odot s_j\, Y_l(\hat r_{ij}) / \sqrt{\bar n} + \delta_{l0}\, s_i
+
+    with the weights of :class:`equiv.hamiltonian.pair_weights.PairWeights`.
+
+    Args:
+        degrees: natural degrees of the result.
+        channels: of every degree.
+        num_radial: radial functions.
+        hidden: width of the networks.
+        mean_neighbors: :math:`\bar n`.
+    """
+
+    def __init__(
+        self, degrees: Degrees, channels: int, num_radial: int, hidden: int, mean_neighbors: float
+    ) -> None:
+        super().__init__()
+        self.degrees, self.scale = degrees, 1 / math.sqrt(mean_neighbors)
+        self.weights = PairWeights(num_radial, 2 * channels, hidden, len(degrees), channels)
+        self.linear = IrrepLinear(degrees, channels)
+        self.register_buffer("owners", degrees.owners, persistent=False)
+        signs = [(-1.0) ** l for _, l in degrees.irreps]
+        self.register_buffer("signs", degrees.spread(signs).float(), persistent=False)
+        self.owners: Tensor
+        self.signs: Tensor
+
+    def forward(
+        self, scalars: Float[Tensor, "atoms channels"], pairs: PairGeometry
+    ) -> Float[Tensor, "atoms components channels"]:
+        """Features of all atoms."""
+        s_i, s_j = scalars[pairs.first], scalars[pairs.second]
+        invariants = torch.cat([s_i + s_j, s_i * s_j], 1)
+        weights = self.weights(pairs.radial, invariants) * self.scale
+        y = pairs.harmonics[:, : self.degrees.dim]
+        filters = weights.index_select(1, self.owners) * y.unsqueeze(-1)
+        out = scalars.new_zeros(len(scalars), *filters.shape[1:])
+        out = out.index_add(0, pairs.first, filters * s_j.unsqueeze(1))
+        back = filters * self.signs.to(filters.dtype).unsqueeze(-1)
+        out = self.linear(out.index_add(0, pairs.second, back * s_i.unsqueeze(1)))
+        return torch.cat([out[:, :1] + scalars.unsqueeze(1), out[:, 1:]], 1)
+
+
+class SphericalInteraction(nn.Module):
+    r"""Tensors of the neighbours, coupled with the direction in which they are.
+
+    .. math::
+        \tilde x = W_1 \mathcal{N}(x), \qquad
+        m_{ij} = \sum_{p} w^p_{ij} \odot \big( \tilde x_j \otimes_p Y(\hat r_{ij}) \big), \qquad
+        x_i \mathrel{+}= W_2 \Big( \sum_j g_{ij}\, m_{ij} / \sqrt{\bar n} + \tilde x_i \Big)
+
+    :math:`\mathcal{N}` is :class:`equiv.hamiltonian.irrep_layers.NormGate`, :math:`p` runs over all
+    even couplings. With a gate the pairs that it drops are not computed.
+
+    Args:
+        degrees: natural degrees of the features.
+        channels: of every degree.
+        num_radial: radial functions.
+        hidden: width of the networks.
+        mean_neighbors: :math:`\bar n`.
+        gate: which pairs are computed, with weights :math:`g`.
+    """
+
+    def __init__(
+        self,
+        degrees: Degrees,
+        channels: int,
+        num_radial: int,
+        hidden: int,
+        mean_neighbors: float,
+        *,
+        gate: PairGate | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale = 1 / math.sqrt(mean_neighbors)
+        self.invariants = PairInvariants(degrees)
+        self.product = PathProduct(
+            degrees, degrees, degrees, coupling_paths(degrees, degrees, degrees)
+        )
+        paths = self.product.paths
+        self.everything = tuple(range(len(paths)))
+        factors = torch.tensor(balanced(paths, self.everything))
+        self.register_buffer("factors", factors[:, None], persistent=False)
+        self.factors: Tensor
+        width = self.invariants.width(channels)
+        self.weights = PairWeights(num_radial, width, hidden, len(paths), channels)
+        self.norm = NormGate(degrees, channels, hidden)
+        self.linear_in = IrrepLinear(degrees, channels)
+        self.linear_out = IrrepLinear(degrees, channels)
+        signs = [(-1.0) ** l for _, l in degrees.irreps]
+        self.register_buffer("signs", degrees.spread(signs).float(), persistent=False)
+        self.signs: Tensor
+        self.gate = gate
+
+    def forward(
+        self, x: Float[Tensor, "atoms components channels"], pairs: PairGeometry
+    ) -> Float[Tensor, "atoms components channels"]:
+        """New features of all atoms."""
+        invariants = self.invariants(x, pairs.first, pairs.second)
+        weight = None
+        if self.gate is not None:
+            index, weight = self.gate(invariants, pairs.pair_batch, pairs.counts)
+            if index is not None:
+                pairs, invariants = pairs.kept(index), invariants[index]
+        weights = self.weights(pairs.radial, invariants, factors=self.factors * self.scale)
+        if weight is not None:
+            weights = weights * weight[:, None, None]
+        given = self.linear_in(self.norm(x))
+        receivers = torch.cat([pairs.first, pairs.second])
+        senders = torch.cat([pairs.second, pairs.first])
+        y = pairs.harmonics
+        directed = torch.cat([y, y * self.signs.to(y.dtype)]).unsqueeze(-1)
+        message = self.product(
+            given.index_select(0, senders), directed, torch.cat([weights, weights]), self.everything
+        )
+        return x + self.linear_out(given.index_add(0, receivers, message))

@@ -1,0 +1,258 @@
+r"""The features of blocks: those of an atom with itself, and those of two atoms."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equiv.constants import ExactConstants
+from equiv.errors import EquivError
+from equiv.hamiltonian.coupling_paths import PathProduct, balanced, coupling_paths
+from equiv.hamiltonian.degrees import Degrees
+from equiv.hamiltonian.gates import PairGate, PathGate
+from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
+from equiv.hamiltonian.node_layers import PairGeometry
+from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights
+
+
+class DiagonalLayer(ExactConstants):
+    r"""Features of the blocks on the diagonal: an atom coupled with itself.
+
+    .. math::
+        f_{ii} \mathrel{+}= W_3\, \mathcal{N}\Big( \sum_{p \in S} c_p\, w^p \odot \big( W_1
+        \mathcal{N}(x_i) \otimes_p W_2 \mathcal{N}(x_i) \big) + x_i \Big)
+
+    :math:`w^p` is one learned number per path and channel, :math:`S` and :math:`c_p` are those of
+    the gate (all paths without one).
+
+    Args:
+        degrees: natural degrees of the atoms' features.
+        out: irreps of the blocks' features.
+        channels: of every irrep.
+        hidden: width of the networks.
+        parity: whether odd couplings are kept apart from even ones.
+        gate: builds the gate from the paths, if there is one.
+    """
+
+    def __init__(
+        self,
+        degrees: Degrees,
+        out: Degrees,
+        channels: int,
+        hidden: int,
+        *,
+        parity: bool = True,
+        sparsity: "PathSparsity | None" = None,
+    ) -> None:
+        super().__init__()
+        self.out, self.shared = out, min(degrees.dim, out.natural_dim)
+        self.paths = SelectedPaths(degrees, out, parity=parity, sparsity=sparsity)
+        self.norm_in = NormGate(degrees, channels, hidden)
+        self.left, self.right = IrrepLinear(degrees, channels), IrrepLinear(degrees, channels)
+        self.weights = nn.Parameter(torch.randn(len(self.paths.product.paths), channels))
+        self.norm_out = NormGate(out, channels, hidden)
+        self.linear = IrrepLinear(out, channels)
+
+    def forward(
+        self, x: Float[Tensor, "atoms components channels"]
+    ) -> Float[Tensor, "atoms out channels"]:
+        """What the layer adds to the features of the diagonal blocks."""
+        selection, factors = self.paths.selected(x)
+        given = self.norm_in(x)
+        weights = self.weights
+        if len(selection) < len(weights):
+            weights = weights.index_select(0, torch.tensor(selection, device=x.device))
+        coupled = self.paths.product(
+            self.left(given), self.right(given), (weights * factors).unsqueeze(0), selection
+        )
+        kept = nn.functional.pad(x[:, : self.shared], (0, 0, 0, self.out.dim - self.shared))
+        return self.linear(self.norm_out(coupled + kept))
+
+
+class PairLayer(ExactConstants):
+    r"""Features of the blocks of two atoms.
+
+    .. math::
+        \ell &= a_i + \sigma^\ell \odot a_j, & r &= b_i + \sigma^r \odot b_j, & a, b &= W_{1,2}\,
+        \mathcal{N}(x) \\
+        f_{ij} &\mathrel{+}= g_{ij}\, W_3\, \mathcal{N}\Big( \sum_{p \in S} c_p\, w^p_{ij} \odot
+        (\ell \otimes_p r) \Big)
+
+    :math:`\sigma^\ell, \sigma^r` are signs, one per channel, +1 or -1 for a quarter of the channels
+    in each of the four combinations; weights and gates are the same for both orders of the atoms.
+    So half of the channels of :math:`f_{ji}` equal those of :math:`f_{ij}`, and the other half are
+    their negatives (:func:`exchange_signs`), exactly and at no cost: a block and its transpose come
+    from one evaluation.
+
+    :math:`S, c_p` are those of the gate of paths, :math:`g_{ij}` of the gate of pairs; what they
+    drop is not computed, neither products nor the weights that would enter them.
+
+    Args:
+        degrees: natural degrees of the atoms' features.
+        out: irreps of the blocks' features.
+        channels: of every irrep, a multiple of 4.
+        num_radial: radial functions.
+        hidden: width of the networks.
+        parity: whether odd couplings are kept apart from even ones.
+        sparsity: the gate of paths, if there is one.
+        pair_gate: the gate of pairs, if there is one.
+    """
+
+    def __init__(
+        self,
+        degrees: Degrees,
+        out: Degrees,
+        channels: int,
+        num_radial: int,
+        hidden: int,
+        *,
+        parity: bool = True,
+        sparsity: "PathSparsity | None" = None,
+        pair_gate: PairGate | None = None,
+    ) -> None:
+        super().__init__()
+        if channels % 4:
+            raise EquivError(f"channels: expected a multiple of 4, got {channels}")
+        self.out, self.pair_gate = out, pair_gate
+        self.paths = SelectedPaths(degrees, out, parity=parity, sparsity=sparsity)
+        self.invariants = PairInvariants(degrees)
+        self.norm_in = NormGate(degrees, channels, hidden)
+        self.left, self.right = IrrepLinear(degrees, channels), IrrepLinear(degrees, channels)
+        self.weights = PairWeights(
+            num_radial,
+            self.invariants.width(channels),
+            hidden,
+            len(self.paths.product.paths),
+            channels,
+        )
+        self.norm_out = NormGate(out, channels, hidden, odd=channels // 2)
+        self.linear = IrrepLinear(out, channels, grades=2)
+        quarters = torch.arange(channels) // (channels // 4)
+        self.register_constant("left_signs", torch.tensor([1.0, -1.0, 1.0, -1.0])[quarters])
+        self.register_constant("right_signs", torch.tensor([1.0, -1.0, -1.0, 1.0])[quarters])
+        self.left_signs: Tensor
+        self.right_signs: Tensor
+
+    def forward(
+        self,
+        f: Float[Tensor, "pairs out channels"] | None,
+        x: Float[Tensor, "atoms components channels"],
+        pairs: PairGeometry,
+    ) -> Float[Tensor, "pairs out channels"]:
+        """New features of all pairs."""
+        invariants = self.invariants(x, pairs.first, pairs.second)
+        index, weight = None, None
+        if self.pair_gate is not None:
+            index, weight = self.pair_gate(invariants, pairs.pair_batch, pairs.counts)
+            if index is not None:
+                pairs, invariants = pairs.kept(index), invariants[index]
+        selection, factors = self.paths.selected(x)
+        given = self.norm_in(x)
+        a, b = self.left(given), self.right(given)
+        left = torch.addcmul(a[pairs.first], a[pairs.second], self.left_signs)
+        right = torch.addcmul(b[pairs.first], b[pairs.second], self.right_signs)
+        weights = self.weights(pairs.radial, invariants, selection=selection, factors=factors * 0.5)
+        update = self.linear(self.norm_out(self.paths.product(left, right, weights, selection)))
+        if weight is not None:
+            update = update * weight[:, None, None]
+        if f is None:
+            return update
+        return f + update if index is None else f.index_add(0, index, update)
+
+
+class PathSparsity:
+    """How to make the gates of paths of one model: the arguments of :class:`PathGate`, numbered.
+
+    Args:
+        sparsity: the share of paths that is dropped.
+        budget: ``"paths"`` or ``"flops"``.
+        seed: of the random phase.
+    """
+
+    def __init__(self, sparsity: float, *, budget: str = "paths", seed: int = 0) -> None:
+        self.sparsity, self.budget, self.seed = sparsity, budget, seed
+        self.gates: list[PathGate] = []
+
+    def gate(self, product: PathProduct) -> PathGate:
+        """A gate for a product, with a number of its own."""
+        number = len(self.gates)
+        gate = PathGate(
+            product.paths, self.sparsity, budget=self.budget, seed=self.seed, layer=number
+        )
+        self.gates.append(gate)
+        return gate
+
+
+class SelectedPaths(nn.Module):
+    """A product with its gate, or with all of its paths.
+
+    Args:
+        degrees: irreps of both factors.
+        out: irreps of the product.
+        parity: see :func:`equiv.hamiltonian.coupling_paths.coupling_paths`.
+        sparsity: makes the gate.
+    """
+
+    def __init__(
+        self, degrees: Degrees, out: Degrees, *, parity: bool, sparsity: PathSparsity | None
+    ) -> None:
+        super().__init__()
+        paths = coupling_paths(degrees, degrees, out, parity=parity)
+        self.product = PathProduct(degrees, degrees, out, paths)
+        self.gate = None if sparsity is None else sparsity.gate(self.product)
+        self.everything = tuple(range(len(paths)))
+        factors = torch.tensor(balanced(paths, self.everything))
+        self.register_buffer("factors", factors[:, None], persistent=False)
+        self.factors: Tensor
+
+    def selected(self, like: Tensor) -> tuple[tuple[int, ...], Float[Tensor, "selected 1"]]:
+        """The paths to compute and their factors."""
+        if self.gate is None:
+            return self.everything, self.factors.to(like.dtype)
+        return self.gate.selection, self.gate.coefficients().unsqueeze(-1)
+
+
+def exchange_signs(channels: int) -> Float[Tensor, " channels"]:
+    """Sign of each channel of a pair's features when its two atoms are exchanged."""
+    return torch.cat([torch.ones(channels // 2), -torch.ones(channels // 2)])
+
+
+class DirectPairFeatures(ExactConstants):
+    r"""The direction between two atoms, in every channel and degree.
+
+    .. math::
+        f^l_{ij} = w^l_{ij} \odot \big( s_i + \tau_l \odot s_j \big)\, Y_l(\hat r_{ij})
+
+    :math:`\tau_{l} = (-1)^l \sigma`, with :math:`\sigma` of :func:`exchange_signs`, gives the
+    features the signs under exchange that those of :class:`PairLayer` have.
+
+    Args:
+        degrees: natural degrees of the harmonics.
+        out: irreps of the features.
+        channels: of every irrep.
+        num_radial: radial functions.
+        hidden: width of the network.
+    """
+
+    def __init__(
+        self, degrees: Degrees, out: Degrees, channels: int, num_radial: int, hidden: int
+    ) -> None:
+        super().__init__()
+        self.natural = Degrees(tuple(l for l in out.natural if l in degrees.natural))
+        self.out = out
+        self.weights = PairWeights(num_radial, 2 * channels, hidden, len(self.natural), channels)
+        signs = torch.tensor([[(-1.0) ** l] for l in self.natural.natural])
+        self.register_constant("signs", signs * exchange_signs(channels))
+        self.signs: Tensor
+        self.register_buffer("owners", self.natural.owners, persistent=False)
+        self.owners: Tensor
+
+    def forward(
+        self, scalars: Float[Tensor, "atoms channels"], pairs: PairGeometry
+    ) -> Float[Tensor, "pairs out channels"]:
+        """Features of all pairs."""
+        s_i, s_j = scalars[pairs.first], scalars[pairs.second]
+        weights = self.weights(pairs.radial, torch.cat([s_i + s_j, s_i * s_j], 1))
+        weights = weights * torch.addcmul(s_i[:, None], self.signs, s_j[:, None])
+        y = pairs.harmonics[:, : self.natural.dim]
+        natural = weights.index_select(1, self.owners) * y.unsqueeze(-1)
+        return nn.functional.pad(natural, (0, 0, 0, self.out.dim - self.natural.dim))
