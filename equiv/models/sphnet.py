@@ -105,7 +105,7 @@ class SPHNet(AbstractModel):
         budget: of the paths, ``"paths"`` or ``"flops"``.
         random_until: optimizer step at which the random phase ends.
         fixed_from: optimizer step at which the gates are fixed.
-        seed: of the random phase.
+        gate_seed: of the random phase.
         mean_neighbors: mean number of neighbours within the cutoff, in the training set.
 
     Raises:
@@ -136,7 +136,7 @@ class SPHNet(AbstractModel):
         budget: str = "paths",
         random_until: int = 0,
         fixed_from: int = 0,
-        seed: int = 0,
+        gate_seed: int = 0,
         mean_neighbors: float,
     ) -> None:
         if not isinstance(basis, OrbitalBasis):
@@ -172,7 +172,7 @@ class SPHNet(AbstractModel):
             "budget": budget,
             "random_until": int(random_until),
             "fixed_from": int(fixed_from),
-            "seed": int(seed),
+            "gate_seed": int(gate_seed),
             "mean_neighbors": float(mean_neighbors),
         }
         self.atom_cutoff, self.channels = float(cutoff), channels
@@ -192,7 +192,7 @@ class SPHNet(AbstractModel):
             if pair_sparsity == 0:
                 return None
             gate = PairGate(
-                (len(nodes) + 1) * channels, pair_sparsity, seed=seed, layer=1000 + len(gates)
+                (len(nodes) + 1) * channels, pair_sparsity, seed=gate_seed, layer=1000 + len(gates)
             )
             gates.append(gate)
             return gate
@@ -204,7 +204,7 @@ class SPHNet(AbstractModel):
             nodes, channels, num_radial, hidden, mean_neighbors, gate=pair_gate()
         )
         self.direct = DirectPairFeatures(nodes, blocks, channels, num_radial, hidden)
-        paths = PathSparsity(sparsity, budget=budget, seed=seed) if sparsity > 0 else None
+        paths = PathSparsity(sparsity, budget=budget, seed=gate_seed) if sparsity > 0 else None
         self.diagonal, self.pairs = nn.ModuleList(), nn.ModuleList()
         for layer in range(pair_layers):
             self.diagonal.append(

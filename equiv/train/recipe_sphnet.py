@@ -61,7 +61,7 @@ class SPHNetRecipe(ModelRecipe):
         default="auto",
         description="optimizer step from which the gates are fixed; auto: 5 % of all",
     )
-    seed: int = Field(default=0, ge=0, description="seed of the random phase")
+    gate_seed: int = Field(default=0, ge=0, description="seed of the random phase of the gates")
     mean_neighbors: Literal["auto"] | Positive = Field(
         default="auto", description="normalisation of sums over neighbours"
     )
