@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ase
+import ase.io
 import numpy as np
 import torch
 
@@ -139,8 +140,6 @@ def read_structures(path: Path) -> list[ase.Atoms]:
             from equiv.data.npz import read_npz
 
             return [atoms for _, atoms, _ in read_npz(path)]
-    import ase.io
-
     try:
         found = ase.io.read(path, index=":")
     except Exception as error:  # ASE's readers raise all kinds
