@@ -9,6 +9,7 @@ from equiv.models.abstract import AbstractModel
 from equiv.models.interface import Model, Prediction
 from equiv.models.long_range import LongRange, LongRangeModel
 from equiv.models.mace import MACE
+from equiv.models.ponita import Ponita
 from equiv.models.variant_mace import VariantMACE
 
 __all__ = [
@@ -18,13 +19,14 @@ __all__ = [
     "LongRange",
     "LongRangeModel",
     "Model",
+    "Ponita",
     "Prediction",
     "VariantMACE",
     "build_model",
 ]
 
 MODELS: dict[str, type[AbstractModel]] = {
-    model.name: model for model in (MACE, VariantMACE, LongRangeModel)
+    model.name: model for model in (MACE, VariantMACE, Ponita, LongRangeModel)
 }
 """Architectures that recipes and model files may name. Nothing else is built from a file."""
 

@@ -77,6 +77,15 @@ class Model(AbstractModel):
     def __init__(self, elements: Sequence[int], cutoff: float) -> None:
         super().__init__(elements, cutoff)
 
+    @property
+    def exact_rotations(self) -> Float[Tensor, "rotations 3 3"] | None:
+        """Rotations under which energies are the same to rounding; ``None`` for all of them.
+
+        Most potentials are invariant by construction. One that is not says here what it is sure of,
+        and :func:`equiv.models.equivariance_error` measures the rest.
+        """
+        return None
+
     @abstractmethod
     def atomic_energies(
         self, batch: Any, vectors: Float[Tensor, "edges 3"], species: Int[Tensor, " atoms"]

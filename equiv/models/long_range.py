@@ -24,11 +24,12 @@ from equiv.long_range.equilibration import ChargeEquilibration
 from equiv.models.block_model import BlockModel
 from equiv.models.interface import Model, Prediction
 from equiv.models.mace import MACE
+from equiv.models.ponita import Ponita
 from equiv.units import COULOMB
 
 Charges = Literal["learned", "equilibrated", "fixed"]
 
-LOCAL_MODELS: dict[str, type[BlockModel]] = {MACE.name: MACE}
+LOCAL_MODELS: dict[str, type[BlockModel]] = {model.name: model for model in (MACE, Ponita)}
 """Short-range models that offer invariants to read charges from, by name."""
 
 
@@ -152,6 +153,15 @@ class LongRangeModel(Model):
                 "stress of the structure"
             )
         return super().forward(batch, forces=forces, stress=stress)
+
+    @property
+    def exact_rotations(self) -> Float[Tensor, "rotations 3 3"] | None:
+        """Those of the short-range model: charges are read from its invariants."""
+        return self.local.exact_rotations
+
+    def advance(self, step: int) -> None:
+        """Tell the short-range model."""
+        self.local.advance(step)
 
     def predict_energy(
         self,

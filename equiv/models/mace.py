@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from ase.data import atomic_numbers as NUMBER_OF
 from ase.data import chemical_symbols
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from equiv.graph.blocks import NeighborBlocks
 from equiv.graph.layout import Layout
 from equiv.message_passing.choice import CONVOLUTIONS
 from equiv.models.block_model import BlockModel
+from equiv.models.elements import atomic_number
 from equiv.nn.cutoff import PolynomialCutoff
 from equiv.nn.linear import ElementLinear, SphericalLinear
 from equiv.nn.mlp import RadialMLP
@@ -100,7 +100,7 @@ class MACE(BlockModel):
         frequencies: Sequence[float] | None = None,
         zbl: bool = False,
     ) -> None:
-        numbers = sorted({_atomic_number(e) for e in elements})
+        numbers = sorted({atomic_number(e) for e in elements})
         symbols = [chemical_symbols[z] for z in numbers]
         missing = [s for s in symbols if s not in reference_energies]
         _require(bool(symbols), "elements", "at least one element", elements)
@@ -302,13 +302,6 @@ class MACELayer(nn.Module):
         return out + nn.functional.pad(
             self.skip(kept, counts), (0, 0, 0, out.shape[1] - kept.shape[1])
         )
-
-
-def _atomic_number(element: str | int) -> int:
-    number = NUMBER_OF.get(element, 0) if isinstance(element, str) else element
-    if not 1 <= number < len(chemical_symbols):
-        raise EquivError(f"elements: expected chemical symbols like 'Si', got {element!r}")
-    return number
 
 
 def _require(condition: bool, argument: str, expected: str, got: object) -> None:

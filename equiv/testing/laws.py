@@ -44,7 +44,7 @@ def _rotated(subject: Subject, *, reflect: bool) -> list[Deviation]:
     generator = torch.Generator().manual_seed(subject.seed)
     out = []
     for name, atoms in subject.structures.items():
-        q = random_rotations(generator=generator, improper=reflect).numpy()
+        q = _drawn(subject.model.exact_rotations, reflect, generator)
         turned = atoms.copy()
         turned.set_cell(atoms.cell.array @ q.T)
         turned.positions = atoms.positions @ q.T
@@ -52,6 +52,14 @@ def _rotated(subject: Subject, *, reflect: bool) -> list[Deviation]:
         expected = replace(o, forces=o.forces @ q.T, virials=q @ o.virials @ q.T)
         out += subject.deviations(name, observe(subject.model, [turned])[0], expected)
     return out
+
+
+def _drawn(exact: torch.Tensor | None, reflect: bool, generator: torch.Generator) -> np.ndarray:
+    """A rotation, one of those that the model is sure of; with an inversion if wanted."""
+    if exact is None:
+        return random_rotations(generator=generator, improper=reflect).numpy()
+    q = exact[int(torch.randint(len(exact), (1,), generator=generator))].cpu().numpy()
+    return -q if reflect else q
 
 
 def _rotation(subject: Subject) -> list[Deviation]:
@@ -324,7 +332,10 @@ def _repeatability(subject: Subject) -> list[Deviation]:
 
 LAWS: dict[str, Law] = {
     "rotation": Law(
-        "energies are unchanged and forces and virials turn when everything turns", _rotation, 1e-9
+        "energies are unchanged and forces and virials turn when everything turns (models that are "
+        "invariant under some rotations only are turned by those)",
+        _rotation,
+        1e-9,
     ),
     "reflection": Law(
         "energies are unchanged and forces and virials follow when everything is mirrored",

@@ -36,8 +36,17 @@ from equiv.message_passing.rank_one import (
     VectorSignalConvolution,
 )
 from equiv.message_passing.so2 import SO2Convolution
-from equiv.models import MACE, LongRangeModel, Model, VariantMACE, build_model
+from equiv.models import MACE, LongRangeModel, Model, Ponita, VariantMACE, build_model
 from equiv.models.mace import MACELayer
+from equiv.models.ponita_layer import (
+    PairGeometry,
+    PointwiseProducts,
+    PonitaLayer,
+    SphereConvolution,
+    SphereSampling,
+    TensorProducts,
+)
+from equiv.models.ponita_networks import BandLimitedNetwork, ConvNeXtNetwork
 from equiv.models.variant_mace import VariantLayer
 from equiv.nn.activated_readout import ActivatedReadout, DeepReadout
 from equiv.nn.cutoff import PolynomialCutoff
@@ -52,6 +61,8 @@ from equiv.nn.readout import LinearReadout, NonlinearReadout
 from equiv.nn.reference_energies import ReferenceEnergies
 from equiv.nn.rounded_zbl import RoundedZBL
 from equiv.nn.zbl import ZBL
+from equiv.position_orientation import orientation_grid
+from equiv.position_orientation.grids import zonal_polynomials
 from equiv.so3 import spherical_harmonics
 from equiv.tensor_products import (
     ClebschGordanTensorProduct,
@@ -491,6 +502,60 @@ def interaction(kind: type[nn.Module], *, layer: bool = False, **choice: Any) ->
 
 PLAIN = {"radial_widths": (5, 4), "num_elements": len(COUNTS)}
 
+PENTAKIS = orientation_grid("pentakis32")
+
+
+def on_pairs(features: int, weights: int) -> Callable[[torch.Generator], list[Tensor]]:
+    """Features of atoms, vectors of pairs, and numbers that belong to pairs."""
+    return lambda g: [
+        torch.randn(ATOMS, features, CHANNELS, generator=g, dtype=torch.float64),
+        torch.randn(PAIRS, 3, generator=g, dtype=torch.float64),
+        torch.randn(PAIRS, weights, generator=g, dtype=torch.float64),
+    ]
+
+
+def pair_geometry(vectors: Tensor, radial: Tensor) -> PairGeometry:
+    """On the grid of 32, up to degree 3."""
+    points = PENTAKIS.state_dict()["points"].to(vectors)
+    cosines = torch.nn.functional.normalize(vectors, dim=-1) @ points.T
+    return PairGeometry(spherical_harmonics(3, vectors), zonal_polynomials(3, cosines, 3), radial)
+
+
+def sphere_convolution(degree_in: int) -> Layer:
+    return Layer(
+        f"SphereConvolution of degree {degree_in}",
+        SphereConvolution,
+        lambda: SphereConvolution(PENTAKIS, 3, degree_in, CHANNELS, 4.0),
+        on_pairs((degree_in + 1) ** 2, 4 * CHANNELS),
+        [Spherical(degree_in), "1o", None],
+        Spherical(3),
+        call=lambda layer, x, r, w: layer(x, pair_geometry(r, w), w, NEIGHBORS),
+    )
+
+
+def ponita_layer(degree_in: int, degree_out: int, product: str = "pointwise") -> Layer:
+    return Layer(
+        f"PonitaLayer {degree_in} -> {degree_out}, {product}",
+        PonitaLayer,
+        lambda: PonitaLayer(
+            PENTAKIS,
+            degree=3,
+            degree_in=degree_in,
+            degree_out=degree_out,
+            channels=CHANNELS,
+            correlation=3 if product == "pointwise" else 2,
+            product=product,
+            radial_widths=(4, 5),
+            num_elements=len(COUNTS),
+            mean_neighbors=4.0,
+        ),
+        on_pairs((degree_in + 1) ** 2, 4),
+        [Spherical(degree_in), "1o", None],
+        Spherical(degree_out),
+        call=lambda layer, x, r, b: layer(x, pair_geometry(r, b), NEIGHBORS, COUNTS),
+    )
+
+
 LAYERS = [
     Layer(
         "spherical harmonics",
@@ -805,6 +870,41 @@ LAYERS = [
     mace_layer(residual=False, degree_out=1),
     mace_layer(residual=True, degree_out=1),
     mace_layer(residual=True, degree_out=0),
+    Layer(
+        "SphereSampling, there and back",
+        SphereSampling,
+        lambda: SphereSampling(PENTAKIS, 3),
+        normal(ATOMS, 16, CHANNELS),
+        [Spherical(3)],
+        Spherical(3),
+        call=lambda layer, x: layer.coefficients(layer.values(x) ** 2),
+        groups=[ATOMS],
+    ),
+    Layer(
+        "PointwiseProducts",
+        PointwiseProducts,
+        lambda: PointwiseProducts(PENTAKIS, 3, 1, CHANNELS, 3),
+        normal(ATOMS, 16, CHANNELS),
+        [Spherical(3)],
+        Spherical(1),
+        call=lambda layer, x: layer(x, COUNTS),
+        groups=[ATOMS],
+    ),
+    Layer(
+        "TensorProducts",
+        TensorProducts,
+        lambda: TensorProducts("matrix", 2, 2, CHANNELS, 2, len(COUNTS)),
+        normal(ATOMS, 9, CHANNELS),
+        [Spherical(2)],
+        Spherical(2),
+        call=lambda layer, x: layer(x, COUNTS),
+        groups=COUNTS,
+    ),
+    sphere_convolution(0),
+    sphere_convolution(3),
+    ponita_layer(0, 3),
+    ponita_layer(3, 0),
+    ponita_layer(3, 3, "clebsch_gordan"),
 ]
 
 
@@ -857,6 +957,32 @@ def variant(**choice: Any) -> Model:
     return model
 
 
+def ponita(**choice: Any) -> Model:
+    """A small Ponita with random float64 weights."""
+    recipe = dict(
+        elements=["H", "C", "O"],
+        cutoff=4.0,
+        channels=4,
+        num_radial=5,
+        radial_hidden=[8],
+        readout_hidden=4,
+        mean_neighbors=8.0,
+        reference_energies={"H": -13.6, "C": -1029.3, "O": -2041.7},
+        scale=1.7,
+        shift=-0.4,
+    )
+    return build_model("ponita", seed=3, dtype=torch.float64, **{**recipe, **choice})
+
+
+def with_small_charges(model: Model) -> Model:
+    """So that the error of the long-range sums, quadratic in them, is below that of the laws."""
+    assert isinstance(model, LongRangeModel)
+    with torch.no_grad():
+        for weight in model.charges.parameters():
+            weight.mul_(0.1)
+    return model
+
+
 MODELS: dict[str, Callable[[], Model]] = {
     "MACE": lambda: mace(correlation=3),
     "MACE of scalars, edges of degree 3": lambda: mace(
@@ -878,6 +1004,19 @@ MODELS: dict[str, Callable[[], Model]] = {
     ),
     "MACE and equilibrated charges": lambda: mace(
         channels=3, edge_degree=1, long_range={"charges": "equilibrated", "tolerance": 1e-7}
+    ),
+    "Ponita": ponita,
+    "Ponita of degree 2, ZBL, Clebsch-Gordan": lambda: ponita(
+        grid="lebedev26", degree=2, layers=2, zbl=True, product="clebsch_gordan"
+    ),
+    "Ponita of published blocks, averaged": lambda: ponita(
+        block="convnext", grid="icosahedron", degree=2, layers=2, channels=8, widening=2, average=2
+    ),
+    "Ponita of published blocks": lambda: ponita(
+        block="convnext", layers=2, channels=8, widening=2, orientation="random_per_step"
+    ),
+    "Ponita and learned charges": lambda: with_small_charges(
+        ponita(layers=2, long_range={"charges": "learned", "tolerance": 1e-7})
     ),
     "VariantMACE: density, Agnesi, ZBL": lambda: variant(
         distance_transform="agnesi", repulsion=6, radial_functions="gaussian"
@@ -901,4 +1040,5 @@ MODELS: dict[str, Callable[[], Model]] = {
         frequencies=[0.7, 1.6, 2.3, 3.1, 4.0],
     ),
 }
-MODEL_KINDS = (MACE, VariantMACE, LongRangeModel)
+# BandLimitedNetwork and ConvNeXtNetwork are all there is to a Ponita but its energies.
+MODEL_KINDS = (MACE, VariantMACE, Ponita, BandLimitedNetwork, ConvNeXtNetwork, LongRangeModel)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from equiv.models.ponita_layer import TensorProducts
 from equiv.nn.linear import ElementLinear
 from equiv.tensor_products.many_body import ManyBodyProduct
 from equiv.tensor_products.powers import PowerProduct
@@ -10,7 +11,7 @@ from equiv.testing import check_model
 
 from .table import COUNTS, LAYERS
 
-BY_ELEMENT = (ElementLinear, ManyBodyProduct, PowerProduct)
+BY_ELEMENT = (ElementLinear, ManyBodyProduct, PowerProduct, TensorProducts)
 
 
 @pytest.mark.parametrize(
