@@ -10,6 +10,7 @@ from equiv.models.interface import Model, Prediction
 from equiv.models.long_range import LongRange, LongRangeModel
 from equiv.models.mace import MACE
 from equiv.models.ponita import Ponita
+from equiv.models.sphnet import SPHNet
 from equiv.models.variant_mace import VariantMACE
 
 __all__ = [
@@ -21,12 +22,13 @@ __all__ = [
     "Model",
     "Ponita",
     "Prediction",
+    "SPHNet",
     "VariantMACE",
     "build_model",
 ]
 
 MODELS: dict[str, type[AbstractModel]] = {
-    model.name: model for model in (MACE, VariantMACE, Ponita, LongRangeModel)
+    model.name: model for model in (MACE, VariantMACE, Ponita, LongRangeModel, SPHNet)
 }
 """Architectures that recipes and model files may name. Nothing else is built from a file."""
 

@@ -5,12 +5,14 @@
 
 from equiv.train.recipe import Recipe
 from equiv.train.recipe_ponita import PonitaRunRecipe
+from equiv.train.recipe_hamiltonian import SPHNetRunRecipe
 from equiv.train.recipe_potential import MACERunRecipe
 
 DEFAULT = "mace"  # the model of a recipe that names none
 
 RECIPES: dict[str, type[Recipe]] = {
     "mace": MACERunRecipe,
+    "sphnet": SPHNetRunRecipe,
     "ponita": PonitaRunRecipe,
 }
 """Recipe classes by `model.name`; the names are those of `equiv.models.MODELS`."""

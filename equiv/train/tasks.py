@@ -8,6 +8,7 @@ from equiv.train.task import Task
 
 TASKS = {
     "potential": "equiv.train.potential:PotentialTask",
+    "hamiltonian": "equiv.train.hamiltonian:HamiltonianTask",
 }
 """Where the class of every task is, as `module:class`."""
 
