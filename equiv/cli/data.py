@@ -3,7 +3,8 @@
 `equiv data check` shows what is in them, which labels would be read, in which units, and everything
 that is wrong or looks wrong, with the numbers of the structures (from 0). `equiv data make
 hamiltonians` draws geometries by dynamics with GFN2-xTB and computes their Fock matrices with
-PySCF; interrupted, the same command goes on from there. Exit codes: 0 no errors, 2 errors, 75
+PySCF; interrupted, the same command goes on from there. `equiv data make nbody` regenerates the
+charged particles that forecasters are compared on. Exit codes: 0 no errors, 2 errors, 75
 interrupted.
 """
 
@@ -13,7 +14,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equiv.cli import make_hamiltonians
+from equiv.choices import choose
+from equiv.cli import make_hamiltonians, make_nbody
 from equiv.cli.arguments import add_labels, label_options, number
 from equiv.errors import DataError, EquivError
 
@@ -30,7 +32,11 @@ examples:
   equiv data check 'runs/*/vasprun.xml'
   equiv data check molecules.npz --energy-unit kcal/mol
   equiv data check train.xyz --json                                for programs
-  equiv data make hamiltonians water.xyz -o water.npz --count 500  Fock matrices for SPHNet"""
+  equiv data make hamiltonians water.xyz -o water.npz --count 500  Fock matrices for SPHNet
+  equiv data make nbody -o data/nbody                              charged particles to forecast"""
+
+MAKERS = {"hamiltonians": make_hamiltonians.run, "nbody": make_nbody.run}
+"""What `equiv data make` can make."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         nargs="+",
         help="data files, folders or quoted patterns, taken together as one set; for make: "
-        "hamiltonians, then structures to start from",
+        "nbody, or hamiltonians and then structures to start from",
     )
     parser.add_argument(
         "--test",
@@ -66,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, or make; the exit code."""
     if args.action == "make":
-        return make_hamiltonians.run(args)
+        return choose(MAKERS, args.files[0], "equiv data make")(args)
     from equiv.data import check_leakage
 
     options = {**label_options(args), "group_key": args.group_key}

@@ -68,10 +68,13 @@ def _print(facts: dict[str, Any]) -> None:
     )
     _line("file", f"{facts['file']} ({facts['bytes'] / 2**20:.2f} MiB{verified})")
     _line("model", f"{facts['model']}, {facts['parameters']} numbers in {facts['dtype']}")
-    _line("elements", " ".join(facts["elements"]))
-    _line("cutoff", f"{facts['cutoff']:g} Angstrom")
-    _line("units", f"{facts['units']['energy']}, {facts['units']['length']}")
-    _line("reference", f"{energies or 'none'} (eV)")
+    if facts["elements"]:
+        _line("elements", " ".join(facts["elements"]))
+    if facts["cutoff"] is not None:
+        _line("cutoff", f"{facts['cutoff']:g} {facts['units'].get('length', '')}".rstrip())
+    _line("units", ", ".join(f"{name} {unit}" for name, unit in facts["units"].items()))
+    if "energy" in facts["units"]:
+        _line("reference", f"{energies or 'none'} (eV)")
     _line("written by", f"equiv {facts['equiv_version']}, format {facts['format_version']}")
     _line("sha256", facts["sha256"])
     for title in ("card", "recipe"):

@@ -8,14 +8,12 @@ from equiv.cli.arguments import count, number
 from equiv.cli.progress import Progress
 from equiv.errors import EquivError
 
-KINDS = ("hamiltonians",)
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `equiv data make`."""
-    group = parser.add_argument_group("make hamiltonians")
+    group = parser.add_argument_group("make (hamiltonians; of nbody the output only)")
     add, positive = group.add_argument, number(above=0)
-    add("--output", "-o", metavar="FILE", type=Path, help="archive to write (.npz)")
+    add("--output", "-o", metavar="PATH", type=Path, help="archive to write (.npz); nbody: folder")
     add("--basis", metavar="NAME", default="def2-svp", help="as in PySCF (default: def2-svp)")
     add("--xc", metavar="NAME", default="b3lyp5", help="functional, or hf (default: b3lyp5)")
     add(
@@ -71,12 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from equiv.integrations.xtb_sampling import Sampling
     from equiv.train.interrupt import Interruption
 
-    kind, files = args.files[0], args.files[1:]
-    if kind not in KINDS:
-        raise EquivError(
-            f"equiv data make: expected what to make (hamiltonians), got {kind!r}; then come the "
-            "structures: equiv data make hamiltonians water.xyz -o water.npz"
-        )
+    files = args.files[1:]
     if not files:
         raise EquivError("equiv data make hamiltonians: name a file with structures to start from")
     if args.output is None or args.output.suffix != ".npz":

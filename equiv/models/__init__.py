@@ -6,6 +6,7 @@ import torch
 
 from equiv.choices import choose
 from equiv.models.abstract import AbstractModel
+from equiv.models.forecaster import Forecaster
 from equiv.models.interface import Model, Prediction
 from equiv.models.long_range import LongRange, LongRangeModel
 from equiv.models.mace import MACE
@@ -17,6 +18,7 @@ __all__ = [
     "MACE",
     "MODELS",
     "AbstractModel",
+    "Forecaster",
     "LongRange",
     "LongRangeModel",
     "Model",
@@ -28,7 +30,7 @@ __all__ = [
 ]
 
 MODELS: dict[str, type[AbstractModel]] = {
-    model.name: model for model in (MACE, VariantMACE, Ponita, LongRangeModel, SPHNet)
+    model.name: model for model in (MACE, VariantMACE, Ponita, LongRangeModel, Forecaster, SPHNet)
 }
 """Architectures that recipes and model files may name. Nothing else is built from a file."""
 

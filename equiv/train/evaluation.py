@@ -77,6 +77,7 @@ def compare(
     *,
     groups: Sequence[str] | None = None,
     batch_edges: int | None = None,
+    batch_samples: int = 32,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Predict samples and compare.
@@ -89,6 +90,7 @@ def compare(
         samples: what the comparison makes batches of.
         groups: name of the group of each sample.
         batch_edges: most edges predicted at once; chosen when not given.
+        batch_samples: most samples predicted at once.
         progress: called after each batch with the number of samples just done.
     """
     metrics = Metrics(comparison.quantities)
@@ -97,7 +99,8 @@ def compare(
     training = model.training
     model.eval()
     try:
-        for indices in evaluation_batches(list(map(comparison.size, samples)), batch_edges):
+        sizes = list(map(comparison.size, samples))
+        for indices in evaluation_batches(sizes, batch_edges, batch_samples):
             batch = comparison.collate([samples[i] for i in indices]).to(model.device)
             prediction = comparison.predict(model, batch)
             errors = comparison.evaluation_errors(prediction, batch)
@@ -117,13 +120,17 @@ def compare(
     return Evaluation(metrics, joined, of_samples)
 
 
-def evaluation_batches(sizes: Sequence[int], batch_edges: int | None = None) -> list[list[int]]:
+def evaluation_batches(
+    sizes: Sequence[int], batch_edges: int | None = None, batch_samples: int = 32
+) -> list[list[int]]:
     """Indices of the samples of these sizes to predict together, in the order they came."""
     if not sizes:
         return []
     chosen = batch_edges or automatic_edge_budget(sizes, EVALUATION_BATCH)
     budget = max([chosen, *sizes])
-    return EdgeBudgetSampler(sizes, max_edges=budget, max_structures=32, seed=0).in_order()
+    return EdgeBudgetSampler(
+        sizes, max_edges=budget, max_structures=batch_samples, seed=0
+    ).in_order()
 
 
 def _per_sample(rows: Rows, count: int) -> np.ndarray:

@@ -250,9 +250,7 @@ class Trainer:
         metrics, score = None, math.nan
         with self.average.applied():
             if self.task.valid.samples:
-                metrics = self.task.evaluate(
-                    self.model, self.task.valid.samples, batch_edges=self.evaluation_edges
-                ).metrics
+                metrics = self.task.validate(self.model, batch_edges=self.evaluation_edges)
                 score = self.task.score(metrics)
             if self.model.stage != position.best_stage:
                 position.best_score, position.best_stage = math.inf, self.model.stage

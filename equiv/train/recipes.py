@@ -4,6 +4,7 @@
 """
 
 from equiv.train.recipe import Recipe
+from equiv.train.recipe_forecast import ForecastRecipe
 from equiv.train.recipe_ponita import PonitaRunRecipe
 from equiv.train.recipe_hamiltonian import SPHNetRunRecipe
 from equiv.train.recipe_potential import MACERunRecipe
@@ -13,6 +14,7 @@ DEFAULT = "mace"  # the model of a recipe that names none
 RECIPES: dict[str, type[Recipe]] = {
     "mace": MACERunRecipe,
     "sphnet": SPHNetRunRecipe,
+    "forecaster": ForecastRecipe,
     "ponita": PonitaRunRecipe,
 }
 """Recipe classes by `model.name`; the names are those of `equiv.models.MODELS`."""

@@ -199,6 +199,10 @@ class Task(ABC, Generic[R]):
         options = {"groups": groups, "batch_edges": batch_edges, "progress": progress}
         return compare(self, model, samples, **options)
 
+    def validate(self, model: AbstractModel, *, batch_edges: int | None = None) -> Metrics:
+        """Errors on the validation set after an epoch; may be fewer than those of an evaluation."""
+        return self.evaluate(model, self.valid.samples, batch_edges=batch_edges).metrics
+
     def step(self, model: AbstractModel) -> Step:
         """How to compute loss and gradient of a batch."""
         return GradientStep(self, model)

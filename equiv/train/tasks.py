@@ -9,6 +9,7 @@ from equiv.train.task import Task
 TASKS = {
     "potential": "equiv.train.potential:PotentialTask",
     "hamiltonian": "equiv.train.hamiltonian:HamiltonianTask",
+    "forecast": "equiv.train.forecast:ForecastTask",
 }
 """Where the class of every task is, as `module:class`."""
 

@@ -36,8 +36,18 @@ from equiv.message_passing.rank_one import (
     VectorSignalConvolution,
 )
 from equiv.message_passing.so2 import SO2Convolution
-from equiv.models import MACE, LongRangeModel, Model, Ponita, VariantMACE, build_model
+from equiv.models import (
+    MACE,
+    Forecaster,
+    LongRangeModel,
+    Model,
+    Ponita,
+    SPHNet,
+    VariantMACE,
+    build_model,
+)
 from equiv.models.mace import MACELayer
+from equiv.models.moving_kernel import MovingKernel
 from equiv.models.ponita_layer import (
     PairGeometry,
     PointwiseProducts,
@@ -1042,3 +1052,5 @@ MODELS: dict[str, Callable[[], Model]] = {
 }
 # BandLimitedNetwork and ConvNeXtNetwork are all there is to a Ponita but its energies.
 MODEL_KINDS = (MACE, VariantMACE, Ponita, BandLimitedNetwork, ConvNeXtNetwork, LongRangeModel)
+# Models that are no potentials, and their own parts: their laws are in tests/models/test_<name>.py.
+OTHER_MODELS = (Forecaster, MovingKernel, SPHNet)
