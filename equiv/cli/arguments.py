@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from equiv.data import Dataset
+    from equiv.models.abstract import AbstractModel
     from equiv.models.interface import Model
 
 
@@ -170,6 +171,13 @@ def load(args: argparse.Namespace) -> "Model":
     from equiv.models.file import load_potential
 
     return load_potential(args.model, dtype=args.dtype, device=args.device)
+
+
+def load_any(args: argparse.Namespace) -> "AbstractModel":
+    """The model of `add_model`, potential or not."""
+    from equiv.models.file import load_model
+
+    return load_model(args.model, dtype=args.dtype, device=args.device)
 
 
 def compile_for(args: argparse.Namespace, sizes: Sequence[int]) -> str:

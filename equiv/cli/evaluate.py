@@ -1,8 +1,10 @@
-"""Compare a model with labelled structures and print the errors.
+"""Compare a model with reference data and print the errors.
 
-Energies per atom and per structure, force components and the six stress components, in eV and
-Angstrom; with --json exactly {"frames", "energy_per_atom": {"mae", "rmse"}, "energy", "forces",
-"stress"}, where a property without labels has null errors.
+For a potential: energies per atom and per structure, force components and the six stress
+components, in eV and Angstrom; with --json exactly {"frames", "energy_per_atom": {"mae", "rmse"},
+"energy", "forces", "stress"}, where a property without labels has null errors. For other models:
+the errors of their own task, on files like those they were trained on; with --json as in the
+metrics.json of their training.
 """
 
 import argparse
@@ -15,13 +17,15 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from equiv.data import Frame
+    from equiv.models.abstract import AbstractModel
 
 EXAMPLE = """\
 examples:
   equiv evaluate model.safetensors test.xyz
   equiv evaluate model.safetensors test.xyz --json > errors.json
   equiv evaluate model.safetensors test.xyz --plot parity.png --output predicted.xyz
-  equiv evaluate model.safetensors OUTCAR --stress-unit kbar"""
+  equiv evaluate model.safetensors OUTCAR --stress-unit kbar
+  equiv evaluate forecaster.safetensors nbody/test.npz"""
 
 PROPERTIES = ("energy_per_atom", "energy", "forces", "stress")
 
@@ -32,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_model(parser)
     parser.add_argument(
-        "data", metavar="DATA", nargs="+", help="labelled structures: files or globs"
+        "data", metavar="DATA", nargs="+", help="labelled structures (or systems): files or globs"
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object and nothing else"
@@ -56,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         check_output,
         compile_for,
         label_options,
-        load,
+        load_any,
         read_labelled,
     )
     from equiv.cli.predict import add_predictions, write_frames
@@ -72,14 +76,17 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         check_extended_xyz(args.output)
     choices = label_options(args)
-    model = load(args)
+    model = load_any(args)
 
     from rich.console import Console
 
     from equiv.graph import AtomGraph
+    from equiv.models.interface import Model
     from equiv.train.console import RunConsole
     from equiv.train.metrics import QUANTITIES, evaluate
 
+    if not isinstance(model, Model):
+        return _evaluate_other(args, model)
     dataset = read_labelled(args.data, **choices)
     if not args.json:
         print(dataset.labels)
@@ -107,6 +114,42 @@ def run(args: argparse.Namespace) -> int:
         frames = [_with_labels(frame) for frame in dataset]
         add_predictions(model, frames, prefix="equiv_")
         write_frames(frames, args.output)
+    return 0
+
+
+def _evaluate_other(args: argparse.Namespace, model: "AbstractModel") -> int:
+    """The errors of a model that is no potential, as its task knows them."""
+    from rich.console import Console
+
+    from equiv.atomic import replacing
+    from equiv.cli.progress import Progress
+    from equiv.errors import EquivError
+    from equiv.train.console import RunConsole
+    from equiv.train.plots import parity
+    from equiv.train.recipes import RECIPES
+    from equiv.train.tasks import task_class
+
+    if args.output is not None:
+        raise EquivError(
+            f"{args.model}: --output writes structures with energies and forces, which a "
+            f"{model.name} model does not predict; leave it out"
+        )
+    kind = task_class(RECIPES[model.name].task)
+    task = kind.for_model(model, args.data, model.card.get("recipe") or {})
+    samples = task.train.samples
+    with Progress("evaluating", len(samples), task.samples) as progress:
+        evaluation = task.evaluate(model, samples, progress=progress.advance)
+    errors = evaluation.metrics.to_dict()
+    if args.json:
+        print(json.dumps(errors))
+    else:
+        title = f"errors of {args.model}"
+        RunConsole(Console()).errors(title, {"all": errors}, task.quantities)
+    if args.plot is not None:
+        if not evaluation.pairs:
+            raise EquivError(f"{args.model}: a {model.name} model has no parity plot")
+        with replacing(args.plot) as temporary:
+            parity({_set_name(args.data): evaluation}, temporary, task.quantities)
     return 0
 
 

@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
 
     check_output(args.output, args.model, args.data)
     check_extended_xyz(args.output)
-    frames = read_structures(args.data)
     model = load(args)
+    frames = read_structures(args.data)
     model.compile(compile_for(args, [len(frame) for frame in frames]))
     with Progress("predicting", len(frames), "structures") as progress:
         add_predictions(model, frames, prefix=args.prefix, progress=progress.advance)

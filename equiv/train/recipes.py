@@ -5,8 +5,8 @@
 
 from equiv.train.recipe import Recipe
 from equiv.train.recipe_forecast import ForecastRecipe
-from equiv.train.recipe_ponita import PonitaRunRecipe
 from equiv.train.recipe_hamiltonian import SPHNetRunRecipe
+from equiv.train.recipe_ponita import PonitaRunRecipe
 from equiv.train.recipe_potential import MACERunRecipe
 
 DEFAULT = "mace"  # the model of a recipe that names none
