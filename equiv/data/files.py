@@ -19,6 +19,7 @@ from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_
 
 from equiv.data.damage import DAMAGED, reason_of, unreadable
 from equiv.data.npz import read_npz
+from equiv.data.slices import sliced
 from equiv.errors import DataError
 
 Sources = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -51,7 +52,8 @@ class RawFrame:
 def find_files(sources: Sources) -> list[Path]:
     """Every file that `sources` (files, folders, glob patterns, or a list of them) names, once.
 
-    The order is that of the list; what one pattern or folder yields is sorted by name.
+    The order is that of the list; what one pattern or folder yields is sorted by name. A part of a
+    file is named as ASE does it, `molecules.npz@:500`.
 
     Raises:
         DataError: something named does not exist or matches nothing, or a folder holds no data
@@ -90,6 +92,8 @@ def _matches(name: str) -> list[Path]:
         if not files:
             raise DataError(f"{name}: no file matches this pattern (in {Path.cwd()})")
         return [file for match in files for file in _matches(str(match))]
+    if sliced(path)[0].is_file():
+        return [path]
     hint = ""
     if not path.is_absolute():
         hint = f" (looked in {Path.cwd()})"
@@ -105,12 +109,14 @@ def _looks_like_data(path: Path) -> bool:
 
 
 def read_file(path: Path) -> Iterator[RawFrame]:
-    """The structures of one file, one at a time.
+    """The structures of one file, or of the part of it that is named, one at a time.
 
     Raises:
         DataError: the file is empty, of unknown format, truncated or damaged; the message names the
             file, the number of the structure and, in text files, the line.
     """
+    name = path
+    path, part = sliced(name)
     form = file_format(path)
     if form in ("extxyz", "xyz"):
         frames = _read_xyz(path)
@@ -121,19 +127,20 @@ def read_file(path: Path) -> Iterator[RawFrame]:
     else:
         frames = _read_with_ase(path, form)
     count = 0
-    for frame in frames:
+    for frame in frames if part == slice(None) else list(frames)[part]:
         count += 1
         yield frame
     if count == 0:
-        raise DataError(f"{path}: the file holds no structure")
+        raise DataError(f"{name}: the file holds no structure")
 
 
 def file_format(path: Path) -> str:
-    """ASE's name of the format of a file, or `npz`.
+    """ASE's name of the format of a file (or of one that a part is named of), or `npz`.
 
     Raises:
         DataError: it cannot be read or nobody knows the format.
     """
+    path, _ = sliced(path)
     if path.suffix == ".npz":
         return "npz"
     try:

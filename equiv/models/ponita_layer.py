@@ -183,7 +183,7 @@ class PointwiseProducts(nn.Module):
             last = k == self.correlation - 2
             degree = self.degree_out if last else None
             kept = self.sampling.coefficients(factor * product, degree)
-            results.append(kept[:, : (self.degree_out + 1) ** 2])
+            results.append(_up_to(self.degree_out, kept))
             product = product if last else self.sampling.values(kept)
         return torch.cat(results, dim=-1)
 
@@ -304,14 +304,20 @@ class PonitaLayer(nn.Module):
             self.linear_up(features), pairs, self.radial_mlp(pairs.radial), neighbors
         )
         y = _added(self.linear_down(messages), self.skip(features, counts)) * math.sqrt(0.5)
-        scalars = y[:, :1] + self.shift
+        scalars, tensors = y.split([1, y.shape[1] - 1], dim=1)
+        scalars = scalars + self.shift
         gates = scalars.squeeze(1) @ (self.gates * self.gates.shape[0] ** -0.5)
-        g = self.gate(torch.cat([scalars, y[:, 1:]], 1), gates)
-        size = (self.degree_out + 1) ** 2
-        parts = [g[:, :size]]
+        g = self.gate(torch.cat([scalars, tensors], 1), gates)
+        parts = [_up_to(self.degree_out, g)]
         if self.products is not None:
             parts.append(self.products(g, counts))
-        return _added(self.mix(torch.cat(parts, -1)), features[:, :size])
+        return _added(self.mix(torch.cat(parts, -1)), _up_to(self.degree_out, features))
+
+
+def _up_to(degree: int, x: Tensor) -> Tensor:
+    """What a spherical tensor has up to a degree; split, for the gradient of a slice is slower."""
+    size = (degree + 1) ** 2
+    return x if x.shape[1] <= size else x.split([size, x.shape[1] - size], dim=1)[0]
 
 
 def _added(x: Tensor, y: Tensor) -> Tensor:

@@ -340,3 +340,17 @@ VASPRUN = """<?xml version="1.0" encoding="ISO-8859-1"?>
  </calculation>
 </modeling>
 """
+
+
+def test_a_part_of_a_file_is_named_as_ase_does_it(tmp_path):
+    write(tmp_path / "all.xyz", [Atoms("H", positions=[[k, 0, 0]]) for k in range(6)])
+    first, others = (
+        [raw.atoms.positions[0, 0] for path in find_files(name) for raw in read_file(path)]
+        for name in (f"{tmp_path}/all.xyz@:2", f"{tmp_path}/all.xyz@2::2")
+    )
+    assert first == [0, 1]
+    assert others == [2, 4]
+    with pytest.raises(DataError, match="holds no structure"):
+        list(read_file(tmp_path / "all.xyz@9:"))
+    with pytest.raises(DataError, match="no such file"):
+        find_files(tmp_path / "none.xyz@:2")
