@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from equiv.graph.blocks import NeighborBlocks
 from equiv.position_orientation.attention import NeighborAttention
 from equiv.position_orientation.fiber import FiberConvolution
+from equiv.position_orientation.gelu import gelu
+from equiv.position_orientation.normalization import normalize
 from equiv.position_orientation.samples import SpatialConvolution
 
 
@@ -78,11 +80,15 @@ class OrientationBlock(nn.Module):
             envelope: window of the pairs, for attention.
         """
         y = self.fiber(self.spread(x, samples, weights, neighbors, envelope), fiber, weights)
-        y = self.norm(y)
+        y = normalize(y, self.norm.eps)
+        w, bias = self.first.weight, self.first.bias
         if self.modulation is not None and condition is not None:
+            y = y * self.norm.weight + self.norm.bias
             factor, term = self.modulation(condition).unsqueeze(1).chunk(2, -1)
             y = y * (1 + factor) + term
-        y = self.second(nn.functional.gelu(self.first(y)))
+        else:  # the scales of the norm are cheaper to apply to the weights
+            w, bias = w * self.norm.weight, bias + w @ self.norm.bias
+        y = self.second(gelu(nn.functional.linear(y, w, bias)))
         if self.layer_scale is not None:
             y = self.layer_scale * y
         return x + y

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from equiv.position_orientation.fiber_form import mix_orientations
+
 
 class FiberConvolution(nn.Module):
     r"""Depthwise convolution over the orientations at each point.
@@ -32,15 +34,15 @@ class FiberConvolution(nn.Module):
         fiber: Float[Tensor, "orientations orientations functions"],
         weights: Float[Tensor, " orientations"],
     ) -> Float[Tensor, "rows orientations channels"]:
-        """The convolution.
+        r"""The convolution.
 
         Args:
             x: features.
-            fiber: samples :math:`\\Psi_b(o \\cdot p)`.
+            fiber: samples :math:`\Psi_b(o \cdot p)`.
             weights: of the orientations.
         """
         kernel = self.weight(fiber) * weights[:, None, None]
-        return torch.einsum("ioc,opc->ipc", x, kernel) + self.bias
+        return mix_orientations(x, kernel) + self.bias
 
     def rescale(self, factor: float) -> None:
         """Multiply the kernel by a number."""

@@ -13,13 +13,14 @@ from equiv.choices import choose
 from equiv.errors import EquivError
 from equiv.graph.blocks import NeighborBlocks
 from equiv.nn.cutoff import PolynomialCutoff
-from equiv.position_orientation.direct_form import direct_convolution
+from equiv.position_orientation.gelu import gelu
 from equiv.position_orientation.grids import OrientationGrid
 from equiv.position_orientation.invariants import (
     planar_attributes,
     published_attributes,
     smooth_attributes,
 )
+from equiv.position_orientation.projected_form import direct_convolution, projected_convolution
 from equiv.position_orientation.samples import Kernel, SpatialConvolution
 
 ATTRIBUTES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -129,8 +130,8 @@ class PolynomialKernel(Kernel):
     def fiber(self, grid: OrientationGrid) -> Float[Tensor, "orientations orientations fiber_size"]:
         r"""The same perceptron, with weights of its own, of :math:`o \cdot p`."""
         cosines = (grid.points @ grid.points.T).unsqueeze(-1)
-        hidden = nn.functional.gelu(self.fiber_first(monomials(cosines, self.degree)))
-        return nn.functional.gelu(self.fiber_second(hidden))
+        hidden = gelu(self.fiber_first(monomials(cosines, self.degree)))
+        return gelu(self.fiber_second(hidden))
 
     def convolution(self, channels: int, mean_neighbors: float) -> SpatialConvolution:
         """A layer that convolves with kernels of this family."""
@@ -140,7 +141,7 @@ class PolynomialKernel(Kernel):
         hidden = self.first(monomials(a, self.degree))
         if extra is not None:
             hidden = hidden + extra.unsqueeze(1)
-        return nn.functional.gelu(self.second(nn.functional.gelu(hidden)))
+        return gelu(self.second(gelu(hidden)))
 
     def extra_repr(self) -> str:
         return f"degree={self.degree}, cutoff={self.cutoff}"
@@ -178,10 +179,14 @@ class PolynomialConvolution(SpatialConvolution):
         emphasis: Float[Tensor, "pairs channels"] | None = None,
     ) -> Float[Tensor, "rows orientations channels"]:
         """The sum over neighbours."""
+        if emphasis is None:
+            weight = self.weight.weight * self.mean_neighbors**-0.5
+            return projected_convolution(
+                x, samples.basis, weight, neighbors, samples.antipodes
+            )
         kernels = self.weight(samples.basis)
-        if emphasis is not None:
-            times = kernels.shape[0] // max(emphasis.shape[0], 1)
-            kernels = kernels * torch.cat([emphasis] * times).unsqueeze(1)
+        times = kernels.shape[0] // max(emphasis.shape[0], 1)
+        kernels = kernels * torch.cat([emphasis] * times).unsqueeze(1)
         y = direct_convolution(x, kernels, neighbors, samples.antipodes)
         return y * self.mean_neighbors**-0.5
 
