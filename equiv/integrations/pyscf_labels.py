@@ -112,8 +112,8 @@ def mean_field(mole: Any, theory: Theory) -> Any:
     from pyscf import dft, scf
 
     if theory.xc.lower() == "hf":
-        return scf.RHF(mole)
-    mf = dft.RKS(mole)
+        return _without_file(scf.RHF(mole))
+    mf = _without_file(dft.RKS(mole))
     try:
         dft.libxc.parse_xc(theory.xc)
     except Exception as error:
@@ -190,6 +190,14 @@ def add_baseline(data: HamiltonianSet, name: str) -> HamiltonianSet:
             frame = replace(frame, baselines={**frame.baselines, name: matrix})
         frames.append(frame)
     return HamiltonianSet(data.basis, data.theory, tuple(frames))
+
+
+def _without_file(mf: Any) -> Any:
+    """Without the checkpoint file that PySCF opens and writes in every iteration."""
+    if getattr(mf, "_chkfile", None) is not None:
+        mf._chkfile.close()
+    mf.chkfile = mf._chkfile = None
+    return mf
 
 
 def _symmetric(matrix: np.ndarray) -> Tensor:

@@ -76,13 +76,9 @@ def sample_geometries(
             "give geometries of your own (--as-is)"
         ) from error
     from ase.md.langevin import Langevin
-    from ase.md.velocitydistribution import (
-        MaxwellBoltzmannDistribution,
-        Stationary,
-        ZeroRotation,
-    )
+    from ase.md.velocitydistribution import Stationary, ZeroRotation
     from ase.optimize import BFGS
-    from ase.units import fs
+    from ase.units import fs, kB
 
     if not starts:
         raise EquivError("drawing geometries needs a structure to start from, got none")
@@ -94,7 +90,8 @@ def sample_geometries(
         BFGS(atoms, logfile=None).run(fmax=0.02, steps=300)  # type: ignore[arg-type]
         bonds = _bonds(atoms)
         rng = np.random.RandomState((1000 * sampling.seed + replica) % 2**32)
-        MaxwellBoltzmannDistribution(atoms, temperature_K=sampling.temperature, rng=rng)
+        width = np.sqrt(atoms.get_masses() * kB * sampling.temperature)
+        atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * width[:, None])
         Stationary(atoms)
         ZeroRotation(atoms)
         dynamics = Langevin(
