@@ -11,6 +11,7 @@ from equiv.models.interface import Model, Prediction
 from equiv.models.long_range import LongRange, LongRangeModel
 from equiv.models.mace import MACE
 from equiv.models.ponita import Ponita
+from equiv.models.regressor import Regressor
 from equiv.models.sphnet import SPHNet
 from equiv.models.variant_mace import VariantMACE
 
@@ -24,13 +25,15 @@ __all__ = [
     "Model",
     "Ponita",
     "Prediction",
+    "Regressor",
     "SPHNet",
     "VariantMACE",
     "build_model",
 ]
 
 MODELS: dict[str, type[AbstractModel]] = {
-    model.name: model for model in (MACE, VariantMACE, Ponita, LongRangeModel, Forecaster, SPHNet)
+    model.name: model
+    for model in (MACE, VariantMACE, Ponita, LongRangeModel, Forecaster, Regressor, SPHNet)
 }
 """Architectures that recipes and model files may name. Nothing else is built from a file."""
 

@@ -35,7 +35,7 @@ class AbstractModel(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    units: ClassVar[Mapping[str, str]] = UNITS
+    units: Mapping[str, str] = UNITS
     elements: tuple[int, ...]
     cutoff: float | None
     recipe: dict[str, Any]

@@ -287,11 +287,6 @@ def _build(header: ModelHeader) -> "AbstractModel":
     result must be exactly those of the file.
     """
     model_class = _model_class(header)
-    if header.units != dict(model_class.units):
-        expected = dict(model_class.units)
-        raise ModelFileError(
-            f"the model's description: units should be {expected}, got {header.units}"
-        )
     _check_sizes(header.recipe, header.parameters)
     try:
         if model_class.construction_size(header.recipe) > MAX_CONSTANTS:
@@ -306,6 +301,10 @@ def _build(header: ModelHeader) -> "AbstractModel":
             f"the recipe in the file does not describe a {header.model} model that could be built: "
             f"{str(error)[:300]}"
         ) from error
+    if header.units != dict(model.units):
+        raise ModelFileError(
+            f"the model's description: units should be {dict(model.units)}, got {header.units}"
+        )
     _check_shapes(model, header)
     return model.to(dtype=DTYPES[header.dtype])
 

@@ -1,6 +1,6 @@
 r"""Where particles will be: position-orientation layers between which the particles move."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -47,6 +47,7 @@ class Forecaster(AbstractModel):
         channels: of the features.
         layers: blocks in each stage.
         stages: :math:`S`.
+        shared: whether all stages have the same weights, as a law of motion would.
         num_radial: bumps of the logarithm of the distance.
         shortest: distance at which they begin.
         longest: distance at which they end.
@@ -58,7 +59,7 @@ class Forecaster(AbstractModel):
     """
 
     name: ClassVar[str] = "forecaster"
-    units: ClassVar[dict[str, str]] = {"length": "that of the data", "time": "that of the data"}
+    units: Mapping[str, str] = {"length": "that of the data", "time": "that of the data"}
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Forecaster(AbstractModel):
         channels: int = 32,
         layers: int = 1,
         stages: int = 4,
+        shared: bool = False,
         num_radial: int = 12,
         shortest: float = 0.05,
         longest: float = 8.0,
@@ -86,6 +88,7 @@ class Forecaster(AbstractModel):
             "channels": channels,
             "layers": layers,
             "stages": stages,
+            "shared": shared,
             "num_radial": num_radial,
             "shortest": shortest,
             "longest": longest,
@@ -101,11 +104,13 @@ class Forecaster(AbstractModel):
             raise EquivError(
                 f"Forecaster: needs at least one stage and layer, got {stages} and {layers}"
             )
-        self.horizon, self.conserve_momentum = horizon, conserve_momentum
+        self.horizon, self.num_stages = horizon, stages
+        self.conserve_momentum = conserve_momentum
         self.grid = orientation_grid(grid)
         radial = LogRadialBasis(num_radial, shortest, longest)
         self.kernel = MovingKernel(degree, radial, tuple(radial_hidden))
-        self.embeddings = nn.ModuleList(nn.Linear(3, channels) for _ in range(stages))
+        different = 1 if shared else stages
+        self.embeddings = nn.ModuleList(nn.Linear(3, channels) for _ in range(different))
         self.stages = nn.ModuleList(
             nn.ModuleList(
                 OrientationBlock(
@@ -117,11 +122,11 @@ class Forecaster(AbstractModel):
                 )
                 for _ in range(layers)
             )
-            for _ in range(stages)
+            for _ in range(different)
         )
         self.outputs = Channels(vectors=2)
         self.readouts = nn.ModuleList(
-            nn.Linear(channels, self.outputs.total) for _ in range(stages)
+            nn.Linear(channels, self.outputs.total) for _ in range(different)
         )
         for module in self.readouts:
             nn.init.zeros_(module.weight)
@@ -134,12 +139,12 @@ class Forecaster(AbstractModel):
         first, second = batch.neighbors.first, batch.neighbors.second
         charges = (batch.charges[first] * batch.charges[second]).to(self.dtype)
         fiber, weights = self.kernel.fiber(self.grid), self.grid.weights
-        step = self.horizon / len(self.stages)
+        step = self.horizon / self.num_stages
         features: Any = 0.0
         start = positions
-        for embedding, blocks, read in zip(
-            self.embeddings, self.stages, self.readouts, strict=True
-        ):
+        parts = list(zip(self.embeddings, self.stages, self.readouts, strict=True))
+        for s in range(self.num_stages):
+            embedding, blocks, read = parts[s % len(parts)]
             vectors = (positions[second] - positions[first]).to(self.dtype)
             relative = (velocities[second] - velocities[first]).to(self.dtype)
             samples = self.kernel.pairs(vectors, relative, charges, self.grid)

@@ -147,7 +147,8 @@ class RunConsole:
         self.console.print(table)
 
     def _line(self, cells: Sequence[str], style: str = "") -> None:
-        widths = [1 if name == "" else 6 if name == "epoch" else 9 for name in self._columns]
+        narrow = {"": 1, "epoch": 6}
+        widths = [narrow.get(name, max(9, len(name))) for name in self._columns]
         text = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         self._print(escape(text.rstrip()), style=style)
 

@@ -41,6 +41,7 @@ class ForecasterRecipe(ModelRecipe):
     channels: Count = Field(default=32, description="feature channels per orientation")
     layers: Count = Field(default=1, description="blocks in each stage")
     stages: Count = Field(default=4, description="how often the particles move on the way")
+    shared: bool = Field(default=False, description="one set of weights for all stages")
     num_radial: int = Field(default=12, ge=2, description="bumps of the logarithm of the distance")
     shortest: Positive = Field(default=0.05, description="distance at which the bumps begin")
     longest: Positive = Field(default=8.0, description="distance at which the bumps end")

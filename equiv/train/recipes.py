@@ -8,6 +8,7 @@ from equiv.train.recipe_forecast import ForecastRecipe
 from equiv.train.recipe_hamiltonian import SPHNetRunRecipe
 from equiv.train.recipe_ponita import PonitaRunRecipe
 from equiv.train.recipe_potential import MACERunRecipe
+from equiv.train.recipe_property import PropertyRecipe
 
 DEFAULT = "mace"  # the model of a recipe that names none
 
@@ -15,6 +16,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "mace": MACERunRecipe,
     "sphnet": SPHNetRunRecipe,
     "forecaster": ForecastRecipe,
+    "regressor": PropertyRecipe,
     "ponita": PonitaRunRecipe,
 }
 """Recipe classes by `model.name`; the names are those of `equiv.models.MODELS`."""

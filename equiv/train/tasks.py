@@ -10,6 +10,7 @@ TASKS = {
     "potential": "equiv.train.potential:PotentialTask",
     "hamiltonian": "equiv.train.hamiltonian:HamiltonianTask",
     "forecast": "equiv.train.forecast:ForecastTask",
+    "property": "equiv.train.property:PropertyTask",
 }
 """Where the class of every task is, as `module:class`."""
 

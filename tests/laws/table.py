@@ -42,6 +42,7 @@ from equiv.models import (
     LongRangeModel,
     Model,
     Ponita,
+    Regressor,
     SPHNet,
     VariantMACE,
     build_model,
@@ -1053,4 +1054,4 @@ MODELS: dict[str, Callable[[], Model]] = {
 # BandLimitedNetwork and ConvNeXtNetwork are all there is to a Ponita but its energies.
 MODEL_KINDS = (MACE, VariantMACE, Ponita, BandLimitedNetwork, ConvNeXtNetwork, LongRangeModel)
 # Models that are no potentials, and their own parts: their laws are in tests/models/test_<name>.py.
-OTHER_MODELS = (Forecaster, MovingKernel, SPHNet)
+OTHER_MODELS = (Forecaster, MovingKernel, Regressor, SPHNet)
