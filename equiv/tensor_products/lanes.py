@@ -120,9 +120,9 @@ struct Operand {
 struct Run { I row, channel, lane, count; };
 
 static I runs_of(I first, I last, I channels, Run* runs) {
-  I n = 0;
-  for (I at = first; at < last; ++n) {
-    I row = at / channels, channel = at % channels, count = channels - channel;
+  I n = 0, row = first / channels, channel = first % channels;
+  for (I at = first; at < last; ++n, ++row, channel = 0) {
+    I count = channels - channel;
     if (count > last - at) count = last - at;
     runs[n] = {row, channel, at - first, count};
     at += count;
@@ -135,7 +135,7 @@ template <int n> static inline void copy_some(const Operand& x, const Run& r, T*
   for (I i = 0; i < x.size; ++i) {
     const T* p = from + x.table[i];
     T* q = block + i * LANES + r.lane;
-    for (int c = 0; c < n; ++c) q[c] = p[c];
+    std::memcpy(q, p, n * sizeof(T));
   }
 }
 
@@ -144,7 +144,7 @@ template <int n> static inline void copy_back(const Operand& x, const Run& r, co
   for (I i = 0; i < x.size; ++i) {
     T* p = to + x.table[i];
     const T* q = block + i * LANES + r.lane;
-    for (int c = 0; c < n; ++c) p[c] = q[c];
+    std::memcpy(p, q, n * sizeof(T));
   }
 }
 

@@ -185,6 +185,17 @@ class TensorProduct(ExactConstants):
         self, x1: Tensor, x2: Tensor, weight: Tensor | None, trailing: int
     ) -> tuple[Tensor, Tensor, Tensor | None, torch.Size]:
         """Bring the leading shapes to one axis of rows."""
+        w = self.weight if weight is None and self.internal_weights else weight
+        if (  # the usual case: nothing to convert, nothing to broadcast
+            x1.ndim == x2.ndim == trailing + 1
+            and x1.shape[0] == x2.shape[0]
+            and x1.dtype is x2.dtype
+            and w is not None
+            and w.ndim == 1
+            and w.dtype is x1.dtype
+            and w.shape[0] == self.weight_numel
+        ):
+            return x1, x2, w.unsqueeze(0), x1.shape[:1]
         (x1, x2), weight, batch = self._rows_of_parts([x1], [x2], weight, trailing)
         return x1, x2, weight, batch
 
@@ -207,13 +218,6 @@ class TensorProduct(ExactConstants):
                 f"(weight[..., {self.weight_numel}]), got "
                 f"{'none' if weight is None else f'shape {tuple(weight.shape)}'}"
             )
-        if (
-            x1[0].ndim == trailing + 1
-            and (weight is None or weight.ndim == 1)
-            and all(x.ndim == like.ndim and x.shape[0] == like.shape[0] for x in (*x1, *x2))
-        ):  # the usual case: nothing to broadcast
-            weight = None if weight is None else weight.unsqueeze(0)
-            return [*x1, *x2], weight, like.shape[:1]
         leads = [x.shape[:-trailing] for x in (*x1, *x2)]
         lead_weight = weight.shape[:-1] if weight is not None else ()
         try:
@@ -243,7 +247,7 @@ class TensorProduct(ExactConstants):
 
 
 def _check_argument(name: str, x: Tensor, shape: tuple[int, ...], irreps: Irreps) -> None:
-    if x.ndim < len(shape) or tuple(x.shape[-len(shape) :]) != shape:
+    if x.shape[-len(shape) :] != shape:
         expected = ", ".join(map(str, shape))
         raise EquivError(
             f"{name}: expected shape [..., {expected}] for '{irreps}', got {tuple(x.shape)}"
