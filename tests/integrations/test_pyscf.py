@@ -240,4 +240,4 @@ def test_the_command_line_makes_a_set(tmp_path, capsys):
     assert main(command) == 2
     assert "name the archive to write" in capsys.readouterr().err
     assert main(["data", "make", "water.xyz"]) == 2
-    assert "expected what to make (hamiltonians), got 'water.xyz'" in capsys.readouterr().err
+    assert "'hamiltonians', 'nbody', got 'water.xyz'" in capsys.readouterr().err
