@@ -10,7 +10,7 @@ from equiv.long_range import box_kernels
 from equiv.long_range.boxes import Boxes, BoxTransfer
 
 # So many numbers of the grid are worked on at a time: they stay in the cache.
-CHUNK = 2**18
+CHUNK = 2**17
 
 
 class CompiledTransfer:

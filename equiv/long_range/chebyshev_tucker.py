@@ -138,9 +138,9 @@ class ChebyshevTucker(FusedPotential):
                 sums.potentials.sub_(split.self_value * chosen.charges)
                 if self.short_range:
                     near = self._pairs(system, chosen, atoms, pairs)
-                    sums = sums + pair_sums(split.short, chosen, near, strain=strain)
+                    sums.add_(pair_sums(split.short, chosen, near, strain=strain))
             if len(plan) == 1:
-                return sums * self.prefactor
+                return sums.scaled_(self.prefactor)
             parts.append((sums, torch.tensor(graphs, device=atoms.device), atoms))
         total = PairSums.zeros(system)
         for sums, graphs, atoms in parts:
@@ -148,7 +148,7 @@ class ChebyshevTucker(FusedPotential):
             total.fields.index_add_(0, atoms, sums.fields)
             total.forces.index_add_(0, atoms, sums.forces)
             total.virials.index_add_(0, graphs, sums.virials)
-        return total * self.prefactor
+        return total.scaled_(self.prefactor)
 
     @torch.no_grad()
     def changes(self, system: PointCharges, pairs: Pairs | None, moves: Tensor) -> Tensor:

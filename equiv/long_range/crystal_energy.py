@@ -40,7 +40,7 @@ def crystal_product(
     In a rectangular cell it is a product with one number for each coefficient.
     """
     if is_orthogonal(cell):
-        lengths = tuple(cell.double().norm(dim=1).tolist())
+        lengths = tuple(math.hypot(*row) for row in cell.tolist())
         c = coefficients
         return c * _factors(lengths, tuple(c.shape), split, c.dtype, c.device)
     with torch.enable_grad():

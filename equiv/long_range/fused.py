@@ -10,7 +10,7 @@ from torch import Tensor
 from equiv.long_range.changes import changes_by_gradient
 from equiv.long_range.pairs import Pairs, PairSums
 from equiv.long_range.point_charges import PointCharges
-from equiv.long_range.potential import Electrostatics, LongRangePotential
+from equiv.long_range.potential import Electrostatics, LongRangePotential, energies_of
 
 
 class FusedPotential(LongRangePotential):
@@ -89,7 +89,7 @@ class _Energy(torch.autograd.Function):
         sums = potential.sums(system, pairs, strain=ctx.needs_input_grad[2])
         ctx.save_for_backward(positions, charges, cell, sums.potentials, sums.forces, sums.virials)
         ctx.system, ctx.potential, ctx.pairs = system, potential, pairs
-        return Electrostatics.of(system, sums).energy
+        return energies_of(system, sums)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from equiv.native import load_library
@@ -47,12 +47,12 @@ class RadialPolynomial:
     outside: float
     factor: float
     end: float
-    series: tuple[Tensor, Tensor, Tensor]
+    series: Float[Tensor, "3 terms"]
 
     @property
     def is_series(self) -> bool:
         """Whether the coefficients are those of Chebyshev polynomials, not of powers."""
-        return len(self.series[0]) > 17
+        return self.series.shape[1] > 17
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,7 @@ def run(
     atoms, dtype = len(charges), charges.dtype
     out = torch.zeros(atoms, 4, dtype=dtype)
     strains = torch.zeros(graphs, 3, 3, dtype=torch.float64)
-    series = torch.stack([c for c in function.series])
-    table = torch.empty(atoms, 4, dtype=torch.float64)
-    table[:, :3] = places
-    table[:, 3] = charges
+    table = torch.cat([places.double(), charges[:, None].double()], 1)
     moves = None if moves is None else moves.contiguous()
     threads = torch.get_num_threads() if atoms > 2000 else 1
 
@@ -165,8 +162,8 @@ def run(
         *(atoms, at(table), at(rows.starts if rows else ends), at(rows.second if rows else None)),
         *(at(rows.image if rows and len(rows.image) else None), far.shape[1], at(far)),
         *(at(batch), at(moves), function.exponent, function.inside, function.outside),
-        *(function.factor, function.end, series.shape[1], int(function.is_series)),
-        *(at(series), at(out), at(strains if strain else None), graphs, threads),
+        *(function.factor, function.end, function.series.shape[1], int(function.is_series)),
+        *(at(function.series), at(out), at(strains if strain else None), graphs, threads),
     )
     return out, strains
 
@@ -274,6 +271,10 @@ template <class T> static inline T total(typename Lanes<T>::V v) {
   return sum;
 }
 
+// So many pairs of one atom are worked on at a time: first all loads, then the arithmetic, then all
+// stores, because a vector cannot be loaded before the numbers in it have reached the cache.
+static const int MOST = 64;
+
 // Atoms [from, to); table: positions and charge of each atom.
 template <class T, bool changes, bool all>
 static void rows(I from, I to, const double* table, const I* starts, const int32_t* second,
@@ -281,13 +282,8 @@ static void rows(I from, I to, const double* table, const I* starts, const int32
                  const Radial<T>& radial, T* out, double* strains) {
   typedef typename Lanes<T>::V V;
   const int L = Lanes<T>::L;
-  T dx[3][L] __attribute__((aligned(64))), q[L] __attribute__((aligned(64)));
-  T du[4][L] __attribute__((aligned(64))), on[4][L] __attribute__((aligned(64)));
-  for (int k = 0; k < L; ++k) {
-    q[k] = 0;
-    for (int a = 0; a < 3; ++a) dx[a][k] = 0;
-    for (int a = 0; a < 4; ++a) du[a][k] = 0;
-  }
+  T d[4][MOST] __attribute__((aligned(64))), u[4][MOST] __attribute__((aligned(64)));
+  T on[4][MOST] __attribute__((aligned(64)));
   for (I i = from; i < to; ++i) {
     const double* xi = table + 4 * i;
     const I start = all ? i + 1 : starts[i], end = all ? starts[i] : starts[i + 1];
@@ -296,82 +292,76 @@ static void rows(I from, I to, const double* table, const I* starts, const int32
     const T qi = T(xi[3]);
     const T* ui = changes ? moves + 4 * i : nullptr;
     V sum[4] = {}, pull[6] = {};
-    for (I p = start; p < end; p += L) {
-      const int m = int(std::min<I>(L, end - p));
-      I js[L];
+    for (I p = start; p < end; p += MOST) {
+      const int m = int(std::min<I>(MOST, end - p));
       for (int k = 0; k < m; ++k) {
-        const I j = js[k] = all ? p + k : second[p + k];
+        const I j = all ? p + k : I(second[p + k]);
         const double* xj = table + 4 * j;
         double x = xj[0] - xi[0], y = xj[1] - xi[1], z = xj[2] - xi[2];
-        if (image) {
+        if (!all && image) {
           const double* c = cells + 3 * image[p + k];
           x += c[0];
           y += c[1];
           z += c[2];
         }
-        dx[0][k] = T(x);
-        dx[1][k] = T(y);
-        dx[2][k] = T(z);
-        q[k] = T(xj[3]);
+        d[0][k] = T(x);
+        d[1][k] = T(y);
+        d[2][k] = T(z);
+        d[3][k] = T(xj[3]);
         if (changes) {
           const T* uj = moves + 4 * j;
-          for (int a = 0; a < 3; ++a) du[a][k] = uj[1 + a] - ui[1 + a];
-          du[3][k] = uj[0];
+          u[0][k] = uj[0];
+          for (int a = 1; a < 4; ++a) u[a][k] = uj[a] - ui[a];
         }
       }
-      for (int k = m; k < L; ++k) {  // far away and without charge
-        dx[0][k] = T(1e3);
-        dx[1][k] = dx[2][k] = q[k] = 0;
-        for (int a = 0; a < 4; ++a) du[a][k] = 0;
+      for (int k = m; k % L; ++k) {  // far away and without charge
+        d[0][k] = T(1e3);
+        for (int a = 1; a < 4; ++a) d[a][k] = 0;
+        if (changes)
+          for (int a = 0; a < 4; ++a) u[a][k] = 0;
       }
-      V d[3], f, g, h;
-      for (int a = 0; a < 3; ++a) d[a] = *(V*)dx[a];
-      V qj = *(V*)q;
-      V s = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
-      radial.template operator()<changes ? 3 : 2>(s, f, g, h);
-      if (!changes) {
-        V gj = g * qj, gi = g * qi;
-        sum[0] += f * qj;
-        *(V*)on[0] = f * qi;
-        for (int a = 0; a < 3; ++a) {
-          sum[1 + a] += gj * d[a];
-          *(V*)on[1 + a] = gi * d[a];
+      for (int v = 0; v < m; v += L) {
+        V x[3], f, g, h;
+        for (int a = 0; a < 3; ++a) x[a] = *(V*)(d[a] + v);
+        V qj = *(V*)(d[3] + v);
+        V s = x[0] * x[0] + x[1] * x[1] + x[2] * x[2];
+        radial.template operator()<changes ? 3 : 2>(s, f, g, h);
+        if (!changes) {
+          V gj = g * qj, gi = g * qi;
+          sum[0] += f * qj;
+          *(V*)(on[0] + v) = f * qi;
+          for (int a = 0; a < 3; ++a) {
+            sum[1 + a] += gj * x[a];
+            *(V*)(on[1 + a] + v) = gi * x[a];
+          }
+          if (strains) {
+            for (int a = 0, n = 0; a < 3; ++a)
+              for (int b = a; b < 3; ++b) pull[n++] += gj * x[a] * x[b];
+          }
+        } else {
+          V w[3], uq = *(V*)(u[0] + v);
+          for (int a = 0; a < 3; ++a) w[a] = *(V*)(u[1 + a] + v);
+          V along = x[0] * w[0] + x[1] * w[1] + x[2] * w[2];
+          sum[0] += uq * f + qj * g * along;
+          *(V*)(on[0] + v) = ui[0] * f + qi * g * along;
+          V even = (ui[0] * qj + qi * uq) * g + qi * qj * h * along, odd = qi * qj * g;
+          for (int a = 0; a < 3; ++a) {
+            V force = even * x[a] + odd * w[a];
+            sum[1 + a] += force;
+            *(V*)(on[1 + a] + v) = force;
+          }
         }
-        if (strains) {
-          for (int a = 0, n = 0; a < 3; ++a)
-            for (int b = a; b < 3; ++b) pull[n++] += gj * d[a] * d[b];
-        }
-        for (int k = 0; k < m; ++k) {
-          T* o = out + 4 * js[k];
-          o[0] += on[0][k];
-          o[1] -= on[1][k];
-          o[2] -= on[2][k];
-          o[3] -= on[3][k];
-        }
-      } else {
-        V u[3], uq = *(V*)du[3];
-        for (int a = 0; a < 3; ++a) u[a] = *(V*)du[a];
-        V along = d[0] * u[0] + d[1] * u[1] + d[2] * u[2];
-        sum[0] += uq * f + qj * g * along;
-        *(V*)on[0] = ui[0] * f + qi * g * along;
-        V even = (ui[0] * qj + qi * uq) * g + qi * qj * h * along, odd = qi * qj * g;
-        for (int a = 0; a < 3; ++a) {
-          V force = even * d[a] + odd * u[a];
-          sum[1 + a] += force;
-          *(V*)on[1 + a] = force;
-        }
-        for (int k = 0; k < m; ++k) {
-          T* o = out + 4 * js[k];
-          o[0] += on[0][k];
-          o[1] -= on[1][k];
-          o[2] -= on[2][k];
-          o[3] -= on[3][k];
-        }
+      }
+      for (int k = 0; k < m; ++k) {
+        T* o = out + 4 * (all ? p + k : I(second[p + k]));
+        o[0] += on[0][k];
+        o[1] -= on[1][k];
+        o[2] -= on[2][k];
+        o[3] -= on[3][k];
       }
     }
     T* o = out + 4 * i;
-    o[0] += total<T>(sum[0]);
-    for (int a = 0; a < 3; ++a) o[1 + a] += total<T>(sum[1 + a]);
+    for (int a = 0; a < 4; ++a) o[a] += total<T>(sum[a]);
     if (strains && !changes) {
       double* w = strains + 9 * graph;
       for (int a = 0, n = 0; a < 3; ++a)

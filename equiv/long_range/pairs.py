@@ -200,8 +200,8 @@ class InversePower:
 
     @property
     def for_kernels(self) -> RadialPolynomial:
-        none = torch.zeros(1, dtype=torch.float64)
-        return RadialPolynomial(self.exponent, 1.0, 1.0, 0.0, 1.0, (none, none, none))
+        none = torch.zeros(3, 1, dtype=torch.float64)
+        return RadialPolynomial(self.exponent, 1.0, 1.0, 0.0, 1.0, none)
 
 
 class _Radial(torch.autograd.Function):
@@ -288,6 +288,21 @@ class PairSums:
             self.forces + other.forces,
             self.virials + other.virials,
         )
+
+    def _all(self) -> tuple[Tensor, ...]:
+        return self.potentials, self.fields, self.forces, self.virials
+
+    def add_(self, other: "PairSums") -> "PairSums":
+        """The other sums are added in place."""
+        for mine, more in zip(self._all(), other._all(), strict=True):
+            mine.add_(more)
+        return self
+
+    def scaled_(self, factor: float) -> "PairSums":
+        """All of them times a number, in place."""
+        for mine in self._all():
+            mine.mul_(factor)
+        return self
 
     def __mul__(self, factor: float) -> "PairSums":
         return PairSums(

@@ -35,7 +35,7 @@ class Electrostatics:
     def of(cls, system: PointCharges, sums: PairSums) -> "Electrostatics":
         """From what the sums over all pairs give."""
         return cls(
-            system.per_graph(system.charges.double() * sums.potentials.double()) / 2,
+            energies_of(system, sums),
             sums.potentials,
             sums.fields,
             sums.forces,
@@ -116,6 +116,11 @@ class LongRangePotential(nn.Module, ABC):
         """See :meth:`evaluate`; here by automatic differentiation."""
         sums = sums_by_gradient(lambda strained: self.energy(strained, pairs), system)
         return Electrostatics.of(system, sums)
+
+
+def energies_of(system: PointCharges, sums: PairSums) -> Float[Tensor, " graphs"]:
+    r""":math:`\tfrac12 \sum_i q_i \phi_i` of each structure, in float64."""
+    return system.per_graph(system.charges.double() * sums.potentials.double()) / 2
 
 
 def sums_by_gradient(

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.polynomial import chebyshev
 from torch import Tensor
 
@@ -84,14 +85,14 @@ class ChebyshevSeries:
             torch.addcmul(power, value, scaled, out=value)
         return total.add_(value)
 
-    def for_kernels(self) -> tuple[Tensor, Tensor, Tensor]:
+    def for_kernels(self) -> Float[Tensor, "3 terms"]:
         """The series and its first two derivatives; see :class:`RadialPolynomial`."""
         orders = []
         for order in range(3):
             c = self._coefficients(order)
             c = chebyshev.cheb2poly(c) if self.degree <= 16 else c
             orders.append(torch.from_numpy(np.pad(c, (0, self.degree + 1 - len(c)))))
-        return orders[0], orders[1], orders[2]
+        return torch.stack(orders)
 
     def constant(self, value: float, like: Tensor) -> Tensor:
         """A number as a tensor without axes, made once."""
@@ -173,7 +174,7 @@ class LongRange:
     def value_and_slope(self, squared: Tensor) -> tuple[Tensor, Tensor]:
         return self.derivative(squared, 0), 2 * self.derivative(squared, 1)
 
-    @property
+    @cached_property
     def for_kernels(self) -> RadialPolynomial:
         return replace(self.short.for_kernels, inside=0.0, outside=1.0, factor=1.0)
 

@@ -3,6 +3,7 @@
 import math
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -39,17 +40,16 @@ def most_waves(cell: Tensor, bandwidth: float) -> list[int]:
 
     :math:`k \cdot a_d = 2\pi n_d` and :math:`|k| \le K` bound it by :math:`K |a_d| / 2\pi`.
     """
-    lengths = cell.detach().norm(dim=-1)
-    return (lengths * (bandwidth / (2 * math.pi))).floor().long().clamp(min=1).tolist()
+    rows = cell.detach().tolist()
+    return [max(1, math.floor(math.hypot(*row) * bandwidth / (2 * math.pi))) for row in rows]
 
 
 def is_orthogonal(cell: Tensor) -> bool:
     """Whether the lattice vectors [n, 3] are perpendicular to rounding."""
-    rows = cell.detach().double()
-    gram = rows @ rows.mT
-    diagonal = torch.diagonal(gram, dim1=-2, dim2=-1)
-    off = gram - torch.diag_embed(diagonal)
-    return bool(off.abs().max() <= 1e-12 * diagonal.max())
+    rows = np.array(cell.detach().tolist())
+    gram = rows @ rows.T
+    off = gram - np.diag(np.diag(gram))
+    return bool(np.abs(off).max() <= 1e-12 * np.diag(gram).max())
 
 
 def combine(table: Tensor, dim: int, *, half: bool) -> Tensor:
