@@ -113,7 +113,7 @@ def add_labels(parser: argparse.ArgumentParser) -> None:
 
 def label_options(args: argparse.Namespace) -> dict[str, Any]:
     """What `equiv.data.read_frames` needs beside the file, from the arguments of `add_labels`."""
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
 
     from equiv.data.options import LabelChoice, UnitChoice
 
@@ -124,17 +124,32 @@ def label_options(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(args, f"{name}_unit") for name in ("energy", "length", "stress")}
     given["stress_sign"] = args.stress_sign
     units = {name: unit for name, unit in given.items() if unit is not None}
-    try:
-        return {
-            "labels": LabelChoice.model_validate({**labels, "allow_missing": missing}),
-            "units": UnitChoice.model_validate(units),
-        }
-    except ValidationError as error:
-        problems = [
-            f"--{'-'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        ]
-        raise EquivError("; ".join(problems)) from error
+    problems: list[str] = []
+
+    def checked(kind: type[BaseModel], values: dict[str, Any], options: dict[str, str]) -> Any:
+        try:
+            return kind.model_validate(values)
+        except ValidationError as error:
+            for item in error.errors():
+                name = options.get(str(item["loc"][0]), "labels") if item["loc"] else "labels"
+                problems.append(f"--{name}: {item['msg'].removeprefix('Value error, ')}")
+
+    found = {
+        "labels": checked(
+            LabelChoice,
+            {**labels, "allow_missing": missing},
+            {**{name: f"{name}-key" for name in names}, "allow_missing": "allow-missing"},
+        ),
+        "units": checked(
+            UnitChoice,
+            units,
+            {"stress_sign": "stress-sign"}
+            | {name: f"{name}-unit" for name in ("energy", "length", "stress")},
+        ),
+    }
+    if problems:
+        raise EquivError("; ".join(problems))
+    return found
 
 
 # What the keys of a recipe, named in errors about data, are called on the command line.

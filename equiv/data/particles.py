@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,9 @@ class ParticleBatch:
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)[:-1]}
         neighbors = self.neighbors
         slots = {f.name: getattr(neighbors, f.name) for f in fields(neighbors)}
-        there = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in slots.items()}
+        there: dict[str, Any] = {
+            k: v.to(device) if isinstance(v, Tensor) else v for k, v in slots.items()
+        }
         return ParticleBatch(**moved, neighbors=NeighborBlocks(**there))
 
     def mean(self, x: Float[Tensor, "particles *rest"]) -> Float[Tensor, "systems *rest"]:

@@ -128,9 +128,8 @@ class Forecaster(AbstractModel):
         self.readouts = nn.ModuleList(
             nn.Linear(channels, self.outputs.total) for _ in range(different)
         )
-        for module in self.readouts:
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+        for parameter in self.readouts.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, batch: ParticleBatch) -> Float[Tensor, "particles 3"]:
         """Positions after :attr:`horizon`, in the dtype of the batch."""
@@ -152,7 +151,7 @@ class Forecaster(AbstractModel):
             speed = given[:, 0].square().sum(-1, keepdim=True)
             lifted = lift(self.grid, torch.log1p(speed), given)
             features = features + embedding(lifted)
-            for block in blocks:
+            for block in blocks.children():
                 features = block(features, samples, fiber, weights, batch.neighbors)
             moves = readout(self.grid, read(features), self.outputs).vectors
             if self.conserve_momentum:

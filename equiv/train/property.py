@@ -193,7 +193,8 @@ class PropertyTask(Task[PropertyRecipe]):
         graphs = collate([sample.graph for sample in samples])
         values = [torch.from_numpy(sample.frame.value) for sample in samples]
         if samples[0].frame.of_atoms:
-            return PropertyBatch(graphs, torch.cat(values), graphs.batch)
+            owner: Any = graphs.batch
+            return PropertyBatch(graphs, torch.cat(values), owner)
         return PropertyBatch(graphs, torch.stack(values), torch.arange(len(samples)))
 
     def predict(self, model: Any, batch: PropertyBatch) -> PropertyPrediction:

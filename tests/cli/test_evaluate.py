@@ -103,7 +103,7 @@ def test_what_cannot_be_evaluated_is_refused(labelled, refused):
     assert "labels." not in message
     assert "missing.xyz" in refused(*evaluate, "missing.xyz")
     assert "dft_energy" in refused(*evaluate, "test.xyz", "--energy-key", "dft_energy")
-    assert "--energy: " in refused(*evaluate, "test.xyz", "--energy-unit", "parsec")
+    assert "--energy-unit: " in refused(*evaluate, "test.xyz", "--energy-unit", "parsec")
     assert "is an input" in refused(*evaluate, "test.xyz", "--output", "test.xyz")
     assert "is an input" in refused(*evaluate, "*.xyz", "--output", "test.xyz")
     assert "extended xyz" in refused(*evaluate, "test.xyz", "--output", "test.db")
