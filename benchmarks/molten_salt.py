@@ -133,8 +133,8 @@ def main() -> None:
         row = {"method": name, **run(potential, options.steps)}
         rows.append(row)
         print(
-            f"{name:16s} force error {row['rel_force_error']:.1e}, drift {row['drift_mev_per_ion_and_ps']:+.4f} "
-            f"meV/ion/ps, deviation {row['deviation_mev_per_ion']:.4f} meV/ion, "
+            f"{name:16s} force error {row['rel_force_error']:.1e}, "
+            f"drift {row['drift_mev_per_ion_and_ps']:+.4f} meV/ion/ps, deviation {row['deviation_mev_per_ion']:.4f} meV/ion, "
             f"{row['ms_per_step']:.1f} ms a step",
             flush=True,
         )
