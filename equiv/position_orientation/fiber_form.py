@@ -18,6 +18,7 @@ from torch.autograd import Function
 
 from equiv.graph.tracing import is_traced
 from equiv.native import load_library
+from equiv.position_orientation.needed import is_needed
 from equiv.position_orientation.vector_source import head
 
 LEAST_WORK = 10**5
@@ -73,7 +74,7 @@ class _Derivative(Function):
             if u == ctx.wanted:
                 continue
             others = [a for v, a in enumerate(arguments) if v != u]
-            needed = ctx.needs_input_grad[1 + len(results)]
+            needed = is_needed(ctx, 1 + len(results), len(results))
             results.append(_Derivative.apply(u, *others) if needed else None)
         return None, *results
 

@@ -24,6 +24,7 @@ from torch.autograd import Function
 from equiv.graph.blocks import NeighborBlocks
 from equiv.graph.tracing import is_traced
 from equiv.native import load_library
+from equiv.position_orientation.needed import is_needed
 from equiv.position_orientation.vector_source import head
 
 G, X, BASIS, WEIGHT = range(4)
@@ -122,7 +123,7 @@ class _Derivative(Function):
         for u in range(4):
             if u == ctx.wanted:
                 continue
-            needed = ctx.needs_input_grad[3 + len(results)]
+            needed = is_needed(ctx, 3 + len(results), len(results))
             others = [a for v, a in enumerate(arguments) if v != u]
             results.append(_Derivative.apply(ctx.graph, ctx.rows, u, *others) if needed else None)
         return None, None, None, *results

@@ -22,6 +22,7 @@ from torch.autograd import Function
 from equiv.graph.blocks import NeighborBlocks
 from equiv.graph.tracing import is_traced
 from equiv.native import load_library
+from equiv.position_orientation.needed import is_needed
 from equiv.position_orientation.vector_source import head
 from equiv.position_orientation.zonal_kernels import SOURCE
 
@@ -100,7 +101,7 @@ class _Derivative(Function):
         for u in range(4):
             if u == ctx.wanted:
                 continue
-            needed = ctx.needs_input_grad[2 + len(results)]
+            needed = is_needed(ctx, 2 + len(results), len(results))
             others = [a for v, a in enumerate(arguments) if v != u]
             results.append(_Derivative.apply(ctx.neighbors, u, *others) if needed else None)
         return None, None, *results
