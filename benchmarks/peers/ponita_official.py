@@ -1,9 +1,9 @@
-"""The published PONITA, from a checkout of github.com/ebekkers/ponita, made to run with today's torch.
+"""The published PONITA, from a checkout of github.com/ebekkers/ponita, running with today's torch.
 
 Needs torch and torch_geometric only: what the code wants of torch_scatter and torch_sparse for
-fiber bundles is stood in for here, abstract methods that newer versions of torch_geometric demand are
-waived, and vectors of whole graphs are summed over atoms (torch_geometric's pooling takes the last
-axis but one, which for them are the channels).
+fiber bundles is stood in for here, abstract methods that newer versions of torch_geometric demand
+are waived, and vectors of whole graphs are summed over atoms (torch_geometric's pooling takes the
+last axis but one, which for them are the channels).
 """
 
 import contextlib
