@@ -37,7 +37,7 @@ MAY_CHANGE = (
 )
 LOCK = ".lock"
 # Where the data lie may change too: what counts is their content, and that has a fingerprint.
-PLACES = ("data.train", "data.valid", "data.test", "output")
+PLACES = ("data.train", "data.valid", "data.test", "train.start_from", "output")
 
 
 @dataclass

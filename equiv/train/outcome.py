@@ -109,6 +109,7 @@ class Outcome:
             "errors": dict(errors),
         }
         with self.trainer.with_best():
+            card |= task.findings(self.trainer.model)
             save_model(self.trainer.model, self.folder / MODEL, card=card)
 
     def _evaluate(self) -> dict[str, Evaluation]:

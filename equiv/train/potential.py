@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from equiv.data import Frame
 from equiv.models.abstract import AbstractModel
 from equiv.models.compiled.worth import worthwhile
+from equiv.models.equivariance_error import equivariance_error
 from equiv.models.interface import Model, Prediction
 from equiv.train.console import RunConsole
 from equiv.train.errors import Metrics, Rows
@@ -26,6 +27,7 @@ from equiv.train.task import Split, Step, Task
 
 LONG_TIME = 600.0  # seconds of training that repay a compilation
 WORST = 20  # structures in worst.xyz
+MOST_TURNED = 20  # structures to turn where models are not invariant by construction
 UNDECAYED = ("embedding", "radial", "linear_up", "readout")
 
 
@@ -117,6 +119,14 @@ class PotentialTask(Task[PotentialRecipe]):
             "data": {"labels": str(self.prepared.train.dataset.labels)},
             "reference_energies_from": self.prepared.reference.how,
         }
+
+    def findings(self, model: Any) -> dict[str, Any]:
+        """How well a potential that is not invariant by construction turns with structures."""
+        if model.exact_rotations is None:
+            return {}
+        split = self.prepared.valid if len(self.prepared.valid.dataset) else self.prepared.train
+        frames = [frame.atoms for frame in split.dataset[:MOST_TURNED]]
+        return {"equivariance": equivariance_error(model, frames).to_dict()}
 
     def score(self, metrics: Metrics) -> float:
         """The mean of the relative errors."""

@@ -27,6 +27,7 @@ from equiv.train.console import RunConsole
 from equiv.train.device import choose_device
 from equiv.train.recipe_potential import PotentialRecipe
 from equiv.train.sampler import automatic_edge_budget
+from equiv.train.start import header_of, load_weights
 from equiv.train.state import Learned
 from equiv.train.task import Split
 
@@ -83,12 +84,15 @@ class Prepared:
     def model(self) -> AbstractModel:
         """The untrained model."""
         train = self.recipe.train
-        return build_model(
+        model = build_model(
             self.recipe.model.name,
             seed=train.seed,
             dtype=getattr(torch, train.dtype),
             **self.arguments,
         ).to(self.device)
+        if train.start_from is not None:
+            load_weights(model, self.recipe.path(train.start_from))
+        return model
 
     def dataset(self, name: str) -> Dataset:
         """The structures of a set."""
@@ -256,14 +260,37 @@ def settle(
     choose("train", "batch_edges", budget, f"{budget}, and at most {train.batch_size} structures")
     changes["train"] |= automatic_epochs(train, len(num_edges), console)
     model = model.model_copy(update=changes["model"])
-    symbols = [chemical_symbols[z] for z in split.dataset.elements]
-    numbers = dict(zip(symbols, split.dataset.elements, strict=True))
-    energies = {symbol: float(reference.values[z]) for symbol, z in numbers.items()}
+    elements = sorted(split.dataset.elements)
+    energies = {chemical_symbols[z]: float(reference.values[z]) for z in elements}
+    if train.start_from is not None:
+        energies, elements = _with_those_of(recipe, energies, elements, console)
+    symbols = [chemical_symbols[z] for z in elements]
     data = recipe.data.model_copy(update={"reference_energies": energies})
     train = train.model_copy(update=changes["train"])
     settled = recipe.model_copy(update={"model": model, "train": train, "data": data})
     arguments = model.model_dump(exclude={"name"})
     return settled, {**arguments, "elements": symbols, "reference_energies": energies}
+
+
+def _with_those_of(
+    recipe: PotentialRecipe, energies: dict[str, float], elements: list[int], console: RunConsole
+) -> tuple[dict[str, float], list[int]]:
+    """Reference energies and elements, with those that only the model to start from knows.
+
+    Raises:
+        DataError: the data hold elements that model does not know.
+    """
+    assert recipe.train.start_from is not None
+    path = recipe.path(recipe.train.start_from)
+    header = header_of(path)
+    if unknown := set(elements) - set(header.elements):
+        raise DataError(
+            f"the training set holds {', '.join(chemical_symbols[z] for z in sorted(unknown))}, "
+            f"which the model to start from, {path}, does not know; it knows "
+            f"{', '.join(chemical_symbols[z] for z in header.elements)}"
+        )
+    console.fact("start", f"{path}: a {header.model} with {header.parameters:,} weights")
+    return {**header.reference_energies, **energies}, list(header.elements)
 
 
 def _rms(parts: Sequence[np.ndarray]) -> float:

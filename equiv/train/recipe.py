@@ -214,7 +214,13 @@ class Recipe(Section):
     _folder: Path = PrivateAttr(default_factory=Path)
     _stem: str = PrivateAttr(default="run")
 
-    PATHS: ClassVar[tuple[str, ...]] = ("data.train", "data.valid", "data.test", "output")
+    PATHS: ClassVar[tuple[str, ...]] = (
+        "data.train",
+        "data.valid",
+        "data.test",
+        "train.start_from",
+        "output",
+    )
 
     def path(self, text: str) -> Path:
         """A path of the recipe, seen from the working directory."""
@@ -263,6 +269,8 @@ class Recipe(Section):
         content = self.to_dict()
         for key in ("train", "valid", "test"):
             content["data"][key] = move(content["data"][key])
+        if "start_from" in content["train"]:
+            content["train"]["start_from"] = move(content["train"]["start_from"])
         content["output"] = "."
         return content
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from equiv.errors import RecipeError
+from equiv.errors import EquivError, RecipeError
 from equiv.train.recipe import Recipe
 from equiv.train.recipe_yaml import Location, parse_scalar, parse_yaml
 from equiv.train.recipes import DEFAULT, RECIPES
@@ -81,6 +81,13 @@ def load_recipe(
     ]
     if output is not None:
         content["output"] = str(Path(output).absolute())
+    if (start := _start_of(content, folder)) is not None:
+        from equiv.train.start import adopt, header_of  # reads a model file, so torch is imported
+
+        try:
+            adopt(content, header_of(start))
+        except EquivError as error:
+            raise _error(where, [*problems, str(error)]) from None
     name, problem = _model_name(content, lines, where)
     problems += [problem] if problem else []
     schema = RECIPES[name]
@@ -92,6 +99,13 @@ def load_recipe(
     if problems:
         raise _error(where, problems)
     return recipe.placed(folder, stem)
+
+
+def _start_of(content: dict[str, Any], folder: Path) -> Path | None:
+    """The model file to start from, seen from the working directory."""
+    train = content.get("train")
+    start = train.get("start_from") if isinstance(train, dict) else None
+    return folder / Path(start).expanduser() if isinstance(start, str) and start else None
 
 
 def _model_name(

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from equiv.data.options import LabelChoice, UnitChoice
 from equiv.train.recipe import (
     Count,
+    FileName,
     FilesRecipe,
     Finite,
     LoopRecipe,
@@ -134,6 +135,11 @@ class MACERecipe(PotentialModelRecipe):
 class TrainRecipe(LoopRecipe):
     """Loss, optimizer, schedule and stopping."""
 
+    start_from: FileName | None = Field(
+        default=None,
+        description="model file whose weights training starts from; what the recipe does not say "
+        "of the model, and the reference energies, are taken from there",
+    )
     loss: Literal["huber", "mse"] = Field(default="huber", description="penalty of one error")
     huber_delta: Positive = Field(
         default=0.01, description="errors above this are penalised linearly (eV/atom, eV/A, eV/A^3)"

@@ -176,6 +176,10 @@ class Task(ABC, Generic[R]):
         """Further facts for the card of the model; entries of `data` are put beside the loop's."""
         return {}
 
+    def findings(self, model: AbstractModel) -> dict[str, Any]:
+        """Facts for the card that are measured on the trained model."""
+        return {}
+
     def score(self, metrics: Metrics) -> float:
         """The validation score, lower is better; NaN if nothing could be measured."""
         names = self.scored or tuple(q.name for q in self.quantities if q.logged)

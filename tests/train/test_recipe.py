@@ -87,7 +87,7 @@ def test_a_key_in_the_wrong_section_is_pointed_home(write):
             "model.radial_hidden.1: expected a whole number, got 0.5",
         ),
         ("model: {zbl: yes}", "model.zbl: expected true or false, got 'yes'"),
-        ("model: {name: mice}", "model.name: expected 'mace', got 'mice'"),
+        ("model: {name: mice}", "got 'mice' (r.yaml line 3); did you mean mace?"),
         (
             "model: {hidden_degree: 3, edge_degree: 2}",
             "hidden_degree (3) must not exceed edge_degree (2)",
