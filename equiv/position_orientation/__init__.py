@@ -14,6 +14,7 @@ from equiv.position_orientation.legendre_kernel import LegendreConvolution, Lege
 from equiv.position_orientation.lifting import Channels, Quantities, lift, readout
 from equiv.position_orientation.network import NetworkOutput, OrientationNetwork
 from equiv.position_orientation.official import from_official_state_dict
+from equiv.position_orientation.point_cloud import CloudGraph, PointCloudNetwork, cloud_graph
 from equiv.position_orientation.polynomial_kernel import PolynomialConvolution, PolynomialKernel
 from equiv.position_orientation.radial import LogRadialBasis
 
@@ -21,6 +22,7 @@ __all__ = [
     "ORIENTATION_GRIDS",
     "PAIR_INVARIANTS",
     "Channels",
+    "CloudGraph",
     "FiberConvolution",
     "LegendreConvolution",
     "LegendreKernel",
@@ -31,9 +33,11 @@ __all__ = [
     "OrientationGrid",
     "OrientationNetwork",
     "PairInvariants",
+    "PointCloudNetwork",
     "PolynomialConvolution",
     "PolynomialKernel",
     "Quantities",
+    "cloud_graph",
     "from_official_state_dict",
     "lift",
     "orientation_grid",

@@ -12,16 +12,70 @@ from equiv.position_orientation.normalization import normalize
 from equiv.position_orientation.samples import SpatialConvolution
 
 
-class OrientationBlock(nn.Module):
+class ResidualPerceptron(nn.Module):
+    r"""Normalisation and a perceptron on the channels of every point by itself, to be added.
+
+    .. math::
+        \lambda \odot \big( W_2\, \mathrm{GELU}(W_1\, \mathrm{LN}(y) + b_1) + b_2 \big)
+
+    A condition :math:`u` (time, noise) acts on the normalised features, :math:`\mathrm{LN}(y) \odot
+    (1 + u A) + u B`, with :math:`A = B = 0` at birth.
+
+    Args:
+        channels: of the features.
+        widening: hidden channels over channels.
+        layer_scale: :math:`\lambda` at birth; ``None`` for 1, not learned.
+        condition: numbers of the condition.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        widening: int = 4,
+        layer_scale: float | None = None,
+        condition: int = 0,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.first = nn.Linear(channels, widening * channels)
+        self.second = nn.Linear(widening * channels, channels)
+        self.layer_scale = (
+            None if layer_scale is None else nn.Parameter(torch.full((channels,), layer_scale))
+        )
+        self.modulation = None
+        if condition:
+            self.modulation = nn.Linear(condition, 2 * channels)
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
+
+    def perceptron(
+        self,
+        y: Float[Tensor, "rows *orientations channels"],
+        condition: Float[Tensor, "rows condition"] | None = None,
+    ) -> Float[Tensor, "rows *orientations channels"]:
+        """What is to be added to the features, from what the convolution has gathered."""
+        y = normalize(y, self.norm.eps)
+        w, bias = self.first.weight, self.first.bias
+        if self.modulation is not None and condition is not None:
+            y = y * self.norm.weight + self.norm.bias
+            factor, term = self.modulation(condition).chunk(2, -1)
+            shape = (y.shape[0], *[1] * (y.ndim - 2), y.shape[-1])
+            y = y * (1 + factor.view(shape)) + term.view(shape)
+        else:  # the scales of the norm are cheaper to apply to the weights
+            w, bias = w * self.norm.weight, bias + w @ self.norm.bias
+        y = self.second(gelu(nn.functional.linear(y, w, bias)))
+        return y if self.layer_scale is None else self.layer_scale * y
+
+
+class OrientationBlock(ResidualPerceptron):
     r"""Separable group convolution and a perceptron around a residual connection.
 
     .. math::
         x \leftarrow x + \lambda \odot W_2\, \mathrm{GELU}\big(W_1\, \mathrm{LN}(\mathrm{fiber}(
         \mathrm{spatial}(x))) + b_1\big) + \lambda \odot b_2
 
-    as in ConvNeXt: three steps mix positions, orientations and channels one after the other. A
-    condition :math:`u` (time, noise) acts on the normalised features, :math:`\mathrm{LN}(y) \odot
-    (1 + u A) + u B`, with :math:`A = B = 0` at birth.
+    as in ConvNeXt: three steps mix positions, orientations and channels one after the other.
 
     Args:
         spatial: convolution over positions.
@@ -44,19 +98,8 @@ class OrientationBlock(nn.Module):
         condition: int = 0,
         attention: NeighborAttention | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, widening=widening, layer_scale=layer_scale, condition=condition)
         self.spatial, self.fiber, self.attention = spatial, fiber, attention
-        self.norm = nn.LayerNorm(channels)
-        self.first = nn.Linear(channels, widening * channels)
-        self.second = nn.Linear(widening * channels, channels)
-        self.layer_scale = (
-            None if layer_scale is None else nn.Parameter(torch.full((channels,), layer_scale))
-        )
-        self.modulation = None
-        if condition:
-            self.modulation = nn.Linear(condition, 2 * channels)
-            nn.init.zeros_(self.modulation.weight)
-            nn.init.zeros_(self.modulation.bias)
 
     def forward(
         self,
@@ -80,18 +123,7 @@ class OrientationBlock(nn.Module):
             envelope: window of the pairs, for attention.
         """
         y = self.fiber(self.spread(x, samples, weights, neighbors, envelope), fiber, weights)
-        y = normalize(y, self.norm.eps)
-        w, bias = self.first.weight, self.first.bias
-        if self.modulation is not None and condition is not None:
-            y = y * self.norm.weight + self.norm.bias
-            factor, term = self.modulation(condition).unsqueeze(1).chunk(2, -1)
-            y = y * (1 + factor) + term
-        else:  # the scales of the norm are cheaper to apply to the weights
-            w, bias = w * self.norm.weight, bias + w @ self.norm.bias
-        y = self.second(gelu(nn.functional.linear(y, w, bias)))
-        if self.layer_scale is not None:
-            y = self.layer_scale * y
-        return x + y
+        return x + self.perceptron(y, condition)
 
     def spread(
         self,

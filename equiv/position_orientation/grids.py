@@ -25,8 +25,8 @@ class OrientationGrid(ExactConstants):
         \langle f \rangle = \sum_o w_o\, f(o), \qquad \sum_o w_o = 1
 
     is the mean over all orientations, exactly so for polynomials up to the degree
-    :attr:`strength`. Rotations that permute the points (:func:`rotation_group`) are exact symmetries
-    of everything computed on the grid; any other rotation is one approximately.
+    :attr:`strength`. Rotations that permute the points (:func:`rotation_group`) are exact
+    symmetries of everything computed on the grid; any other rotation is one approximately.
 
     Points and weights are part of the state dict, in float64 whatever the dtype of the model, and
     are exact after any change of dtype.
@@ -319,10 +319,10 @@ def _tensor_duals(points: Tensor, weights: Tensor) -> Tensor:
     rows, columns = torch.triu_indices(dim, dim)
     scale = 1 + (math.sqrt(2) - 1) * (rows != columns).double()  # an orthonormal basis
     products = points[:, rows] * points[:, columns] * scale
-    gram = torch.einsum("o,oa,ob->ab", weights, products, products)
-    if torch.linalg.eigvalsh(gram)[0] < 1e-8:
+    root = weights.abs().sqrt().unsqueeze(1)
+    if torch.linalg.matrix_rank(root * products, rtol=1e-4) < products.shape[1]:
         return points.new_full((len(points), dim, dim), torch.nan)
-    flat = torch.einsum("o,oa,ab->ob", weights, products, torch.linalg.inv(gram)) / scale
+    flat = root * torch.linalg.pinv(root * products).T / scale
     duals = points.new_zeros(len(points), dim, dim)
     duals[:, rows, columns] = flat
     duals[:, columns, rows] = flat

@@ -132,8 +132,10 @@ class R3S2Invariants(PairInvariants):
 
 
 class SE3Invariants(PairInvariants):
-    r"""Points of space with a whole frame, up to SE(3): :math:`(R_i^\mathsf{T} r,\; R_i^\mathsf{T}
-    R_j)`.
+    r"""Points of space with a whole frame, up to SE(3).
+
+    .. math::
+        (R_i^\mathsf{T} r,\; R_i^\mathsf{T} R_j)
 
     The space is the group itself, and these are the twelve numbers of :math:`x_i^{-1} x_j`, the
     matrix row by row.

@@ -2,6 +2,7 @@ r"""A smooth kernel: radial functions times polynomials of the angle to the orie
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -152,9 +153,7 @@ class LegendreConvolution(SpatialConvolution):
         super().__init__()
         self.channels, self.l_max, self.mean_neighbors = channels, l_max, mean_neighbors
         sizes = [*widths, (l_max + 1) * channels]
-        self.weights = nn.ParameterList(
-            torch.randn(a, b) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
+        self.weights = nn.ParameterList(torch.randn(a, b) for a, b in pairwise(sizes))
         self.self_weight = nn.Parameter(torch.ones(channels))
         self.gates = nn.ParameterList(
             torch.zeros(modulation, size) for size in [*sizes[1:-1], channels] if modulation

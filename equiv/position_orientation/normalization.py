@@ -66,9 +66,7 @@ class _Normalize(Function):
 
 class _NormalizeBackward(Function):
     @staticmethod
-    def forward(
-        ctx: Any, g: Tensor, x: Tensor, y: Tensor, scale: Tensor, epsilon: float
-    ) -> Tensor:
+    def forward(ctx: Any, g: Tensor, x: Tensor, y: Tensor, scale: Tensor, epsilon: float) -> Tensor:
         g = g.contiguous()
         out = torch.empty_like(g)
         _run(1, [g, y, scale], [out, out], epsilon)

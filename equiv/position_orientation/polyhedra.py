@@ -16,8 +16,11 @@ def icosahedron() -> Float[Tensor, "12 3"]:
 
 
 def dodecahedron() -> Float[Tensor, "20 3"]:
-    r"""Vertices: :math:`(\pm 1, \pm 1, \pm 1)` and cyclic permutations of :math:`(0, \pm\varphi,
-    \pm 1/\varphi)`, normalised. The centers of the faces of :func:`icosahedron`."""
+    r"""Vertices: the centers of the faces of :func:`icosahedron`.
+
+    :math:`(\pm 1, \pm 1, \pm 1)` and cyclic permutations of :math:`(0, \pm\varphi, \pm
+    1/\varphi)`, normalised.
+    """
     cube = torch.tensor(list(product((1.0, -1.0), repeat=3)), dtype=torch.float64)
     rest = _cyclic([(0.0, a * GOLDEN, b / GOLDEN) for a, b in product((1, -1), repeat=2)])
     return torch.cat([cube / math.sqrt(3), rest])

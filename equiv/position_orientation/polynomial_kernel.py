@@ -181,9 +181,7 @@ class PolynomialConvolution(SpatialConvolution):
         """The sum over neighbours."""
         if emphasis is None:
             weight = self.weight.weight * self.mean_neighbors**-0.5
-            return projected_convolution(
-                x, samples.basis, weight, neighbors, samples.antipodes
-            )
+            return projected_convolution(x, samples.basis, weight, neighbors, samples.antipodes)
         kernels = self.weight(samples.basis)
         times = kernels.shape[0] // max(emphasis.shape[0], 1)
         kernels = kernels * torch.cat([emphasis] * times).unsqueeze(1)

@@ -5,14 +5,12 @@ r"""Convolution with kernels that are linear combinations of stored functions, a
 
 runs over edges; pair :math:`p` serves both of its directions, the reverse one with opposite
 orientations. The convolution is the derivative by :math:`g`. The form is linear in every argument,
-so derivatives of derivatives are derivatives of it again, and four kernels give gradients of every
-order. Each works on a few pairs at a time: their kernels :math:`\Phi W^\mathsf{T}` are made, used in
-the cache and forgotten, so that nothing of the size pairs times orientations times channels is
-ever stored.
+so derivatives of derivatives are derivatives of it, and four kernels give gradients of every order.
+Each works on a few pairs at a time: their kernels :math:`\Phi W^\mathsf{T}` are made, used in the
+cache and forgotten, so that nothing of the size pairs times orientations times channels is stored.
 """
 
 import ctypes
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -244,7 +242,8 @@ static void products(I pairs, const I* to, const I* from, const uint8_t* exists,
       const I back = opposite ? (opposite[o] - o) * C : 0;
       if (opposite)
         for (I v = o * C; v < (o + 1) * C; v += L)
-          store(kernel + v, load(gi + v) * load(xj + v) + load(gj + back + v) * load(xi + back + v));
+          store(kernel + v,
+                load(gi + v) * load(xj + v) + load(gj + back + v) * load(xi + back + v));
       else
         for (I v = o * C; v < (o + 1) * C; v += L) store(kernel + v, load(gi + v) * load(xj + v));
     }
