@@ -134,7 +134,8 @@ def main() -> None:
         rows.append(row)
         print(
             f"{name:16s} force error {row['rel_force_error']:.1e}, "
-            f"drift {row['drift_mev_per_ion_and_ps']:+.4f} meV/ion/ps, deviation {row['deviation_mev_per_ion']:.4f} meV/ion, "
+            f"drift {row['drift_mev_per_ion_and_ps']:+.4f} meV/ion/ps, "
+            f"deviation {row['deviation_mev_per_ion']:.4f} meV/ion, "
             f"{row['ms_per_step']:.1f} ms a step",
             flush=True,
         )
