@@ -69,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
 
     from equiv.train.job import TrainingDiverged
     from equiv.train.job import run as train
+    from equiv.train.memory import keep_memory
 
+    keep_memory()
     try:
         result = train(
             recipe, console=None if args.quiet else _console(), report=not args.no_report
