@@ -132,6 +132,7 @@ class _Channelwise(torch.autograd.Function):
         plan, couplings, tensors = ctx.plan, ctx.couplings, ctx.saved_tensors
         needed = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():  # a derivative of the derivative will be asked for
+            tensors = [t.view_as(t) for t in tensors]  # partial: one may depend on another
             found = iter(
                 torch.autograd.grad(
                     [

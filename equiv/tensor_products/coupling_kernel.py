@@ -102,7 +102,8 @@ extern "C" void couple(I rows, I channels, I threads, const Operand* operands, c
       memory += 2 * operands[i].size * LANES;
       last[i] = channels_last(operands[i]);
     }
-    // the same channels in the same lanes of every block: weights are brought once, taken rarely
+    // the same channels in the same lanes of every full block: weights are brought once, and their
+    // derivatives taken rarely
     const bool steady = LANES % channels == 0;
     double* own = sums.data() + thread * width;
     if (summed) std::memset(out[3], 0, sizeof(T) * weights.size * LANES);
@@ -122,7 +123,7 @@ extern "C" void couple(I rows, I channels, I threads, const Operand* operands, c
         if (i < 3 || !summed) std::memset(out[i], 0, sizeof(T) * operands[i].size * LANES);
         couple_block(*tables[i], in[r[0]], in[r[1]], in[r[2]], out[i]);
         if (i < 3 || !summed) take(operands[i], runs, n, last[i], out[i]);
-        else if (!steady || count % 64 == 63 || at + LANES >= end)
+        else if (!steady || count % 64 == 63 || at + 2 * LANES > end)
           add_rows(weights, runs, n, out[3], own);
       }
     }

@@ -15,6 +15,7 @@ from equiv.so3.legendre import normalized_legendre
 from equiv.tensor_products.gaunt import GauntTensorProduct, degree_of
 from equiv.tensor_products.gaunt_form import gaunt_form
 from equiv.tensor_products.grid_form import GridForm, stack_places
+from equiv.tensor_products.grid_kernel import grid_library
 from equiv.tensor_products.lanes import is_plain
 from equiv.tensor_products.pointwise import Field, PointwiseProduct, components_first
 from equiv.tensor_products.sectors import NATURAL
@@ -325,24 +326,24 @@ def fastest_grid(degree: int) -> str:
     """Name of the fastest exact grid for polynomials of a degree.
 
     Measured (float32, one thread of a server CPU, 1000 rows x 8 channels, degree 3 L for three
-    stacks of degree L; milliseconds forward / forward and backward; only ratios within a row mean
-    anything, the machine was shared):
+    stacks of degree L; milliseconds forward / forward and backward), first by the kernel
+    (:class:`GridForm`), then in matrix products of torch. Only ratios within a row mean anything,
+    the machine was shared:
 
-    === ============= ============= ============= =============
-    L   product       lebedev       folded_leb.   separable
-    === ============= ============= ============= =============
-    2   0.40 / 1.2    0.35 / 1.2    0.63 / 2.0    0.85 / 2.5
-    3   0.80 / 7.1    0.61 / 6.1    1.04 / 7.3    1.42 / 8.6
-    4   1.5 / 8.5     1.3 / 8.1     2.1 / 13.9    6.7 / 16.3
-    6   3.6 / 11.4    3.0 / 9.9     3.9 / 12.6    5.5 / 17.2
-    8   43 / 125      33 / 98       34 / 109      49 / 142
-    10  -             25 / 61       23 / 63       24 / 69
-    12  -             67 / 142      57 / 126      39 / 103
-    16  -             183 / 551     154 / 437     98 / 298
-    20  -             356 / 768     247 / 525     116 / 308
-    === ============= ============= ============= =============
+    === ============== ============= ============= ============= =============
+    L   kernel         lebedev       folded_leb.   product       separable
+    === ============== ============= ============= ============= =============
+    2   0.16 / 1.1     0.35 / 1.2    0.63 / 2.0    0.40 / 1.2    0.85 / 2.5
+    4   0.66 / 6.5     1.3 / 8.1     2.1 / 13.9    1.5 / 8.5     6.7 / 16.3
+    8   4.4 / 21       33 / 98       34 / 109      43 / 125      49 / 142
+    10  8.2 / 25       25 / 61       23 / 63       -             31 / 69
+    12  17 / 60        67 / 142      57 / 126      -             42 / 106
+    16  52 / 168       183 / 551     154 / 437     -             72 / 211
+    18  86 / 274       -             -             -             77 / 213
+    20  122 / 351      356 / 768     247 / 525     -             115 / 313
+    === ============== ============= ============= ============= =============
 
-    Lebedev rules are dense up to degree 31 and rare above, which is also where the separable
-    transform overtakes. With 64 channels the order is the same.
+    Without the kernel, Lebedev rules win up to degree 31, where they are dense and the separable
+    transform overtakes; with it up to degree 49. With 64 channels the order is the same.
     """
-    return "lebedev" if degree <= 31 else "separable"
+    return "lebedev" if degree <= (49 if grid_library(torch.float32) else 31) else "separable"

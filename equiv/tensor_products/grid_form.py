@@ -165,8 +165,10 @@ class WeightedGridForm(GridForm):
     def gradients(
         self, wanted: int, asked: Sequence[int], shared: bool, given: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        x, y, grad, weight = given
         assert wanted == Z  # nothing else is differentiated: what follows has no weights
+        # partial derivatives: one of them may depend on another
+        given = [None if t is None else t.view_as(t) for t in given]
+        x, y, grad, weight = given
         assert x is not None
         assert y is not None
         assert weight is not None

@@ -28,7 +28,7 @@ class Transform(ctypes.Structure):
 @cache
 def grid_library(dtype: torch.dtype) -> ctypes.CDLL | None:
     """The kernel for one number type, or ``None`` where it cannot be built."""
-    library = load_library(source(dtype, _BODY))
+    library = load_library(source(dtype, GRID + _BODY))
     if library is not None:
         operands = [ctypes.POINTER(Operand), ctypes.POINTER(Transform)]
         library.multiply.argtypes = [ctypes.c_int64] * 4 + operands
@@ -36,7 +36,7 @@ def grid_library(dtype: torch.dtype) -> ctypes.CDLL | None:
     return library
 
 
-_BODY = r"""
+GRID = r"""
 // Values of the components of one operand: even ones first, then odd ones.
 struct Transform {
   I sizes[2];            // even and odd components
@@ -113,7 +113,10 @@ static void pointwise(I points, bool odd, const T* f, const T* h, T* out) {
     store(out + n + i, fe * ho + fo * he);
   }
 }
+"""
+"""What kernels on grids share."""
 
+_BODY = r"""
 static void scaled(const Transform& t, const T* weights, const T* x, T* out) {
   const I n = t.sizes[0] + t.sizes[1];
   for (I i = 0; i < n; ++i) {
@@ -163,7 +166,8 @@ extern "C" void multiply(I rows, I channels, I threads, I points, const Operand*
     T* change = memory + field;               // of the components, before the weights
     T* result = change + largest * LANES;     // after
     T* for_weights = result + largest * LANES;
-    // the same channels in the same lanes of every block: weights are brought once, taken rarely
+    // the same channels in the same lanes of every full block: weights are brought once, and their
+    // derivatives taken rarely
     const bool steady = LANES % channels == 0;
     double* own = sums.data() + thread * width;
     if (weights.gradient) std::memset(for_weights, 0, sizeof(T) * weights.size * LANES);
@@ -200,7 +204,7 @@ extern "C" void multiply(I rows, I channels, I threads, I points, const Operand*
       if (weights.gradient && !summed) {
         take(weights, runs, n, last[3], for_weights);
         std::memset(for_weights, 0, sizeof(T) * weights.size * LANES);
-      } else if (summed && (!steady || count % 64 == 63 || at + LANES >= end))
+      } else if (summed && (!steady || count % 64 == 63 || at + 2 * LANES > end))
         add_rows(weights, runs, n, for_weights, own);
     }
   }

@@ -8,8 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equiv.so3.grids import SphereGrid, lebedev_grid, product_grid
+from equiv.tensor_products.lanes import is_plain
 from equiv.tensor_products.moments import power_covariance
 from equiv.tensor_products.powers import PowerProduct, columns, degree_scales, from_columns
+from equiv.tensor_products.powers_form import PowersForm
 
 
 class GauntManyBodyProduct(PowerProduct):
@@ -74,15 +76,30 @@ class GauntManyBodyProduct(PowerProduct):
         self.register_constant("signal", signal)
         self.signal: Tensor
         back = self.grid.harmonics(degree_out).T * self.grid.weights
-        for power in range(2, correlation + 1):
-            scales = degree_scales(power_scales(degree_in, degree_out, power), degree_out)
-            self.register_constant(f"projection_{power}", scales[:, None] * back)
+        scales = [
+            degree_scales(power_scales(degree_in, degree_out, power), degree_out)
+            for power in range(2, correlation + 1)
+        ]
+        for power, scale in enumerate(scales, start=2):
+            self.register_constant(f"projection_{power}", scale[:, None] * back)
+        alpha = degree_scales(signal_scales(degree_in), degree_in)
+        self._form = PowersForm(self.grid, alpha, scales, channels) if scales else None
 
     def powers(
         self, x: Float[Tensor, "atoms lm channels"]
     ) -> list[Float[Tensor, "atoms lm_out channels"]]:
-        if self.correlation == 1:
+        form = self._form
+        if form is None:
             return []
+        if is_plain(x) and form.available(x.dtype):
+            return list(form(x, self._stacked).unbind(1))
+        return self._plain(x)
+
+    def _stacked(self, x: Tensor) -> Float[Tensor, "atoms powers lm_out channels"]:
+        return torch.stack(self._plain(x), dim=1)
+
+    def _plain(self, x: Tensor) -> list[Float[Tensor, "atoms lm_out channels"]]:
+        """The powers in operations of torch."""
         f = self.signal @ columns(x)
         terms, power = [], f
         for order in range(2, self.correlation + 1):
