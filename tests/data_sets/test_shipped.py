@@ -43,7 +43,7 @@ def shape(frame: Atoms) -> np.ndarray:
 
 
 def test_there_is_a_molecular_and_a_periodic_set_with_stress():
-    assert SETS == ["ethanol", "silicon"]
+    assert SETS == ["ethanol", "ionic_clusters", "silicon"]
     assert not any(frame.pbc.any() for file in files("ethanol") for frame in ase.io.read(file, ":"))
     assert all("stress" in frame.calc.results for frame in molecules(read("silicon", "train.xyz")))
 
@@ -112,10 +112,14 @@ def test_each_element_has_one_isolated_atom_below_the_bound_state(name):
 @pytest.mark.parametrize("name", SETS)
 def test_no_structure_occurs_twice(name):
     frames = [frame for file in files(name) for frame in molecules(ase.io.read(file, ":"))]
-    shapes = np.array([shape(frame) for frame in frames])
-    for index in range(len(shapes)):
-        differences = np.sqrt(((shapes[index + 1 :] - shapes[index]) ** 2).mean(axis=1))
-        assert (differences > 1e-3).all(), index
+    by_formula: dict[str, list[np.ndarray]] = {}
+    for frame in frames:
+        by_formula.setdefault(frame.get_chemical_formula(), []).append(shape(frame))
+    for formula, found in by_formula.items():
+        shapes = np.array(found)
+        for index in range(len(shapes)):
+            differences = np.sqrt(((shapes[index + 1 :] - shapes[index]) ** 2).mean(axis=1))
+            assert (differences > 1e-3).all(), (formula, index)
 
 
 def test_no_ethanol_trajectory_is_in_two_files():
@@ -155,3 +159,23 @@ def test_the_package_finds_nothing_wrong_with_them(name):
         ]
     train = sets.pop("train.xyz")
     assert not check_leakage(train, sets).findings
+
+
+def test_far_clusters_are_two_pieces_with_the_gap_they_claim():
+    """And every atom has one of its own piece nearby."""
+    for frame in read("ionic_clusters", "test_apart.xyz"):
+        first = frame.info["first_fragment"]
+        distances = frame.get_all_distances()
+        assert distances[:first, first:].min() == pytest.approx(frame.info["gap"], abs=0.06)
+        assert abs(frame.info["charge"]) <= 2
+        for part in (slice(None, first), slice(first, None)):
+            inside = frame.get_all_distances()[part, part] + 10 * np.eye(len(frame[part]))
+            assert inside.min(axis=1).max() < 4
+
+
+def test_no_cluster_trajectory_is_in_two_files():
+    train, test = (
+        {frame.info["trajectory"] for frame in molecules(read("ionic_clusters", file))}
+        for file in ("train.xyz", "test_compact.xyz")
+    )
+    assert not train & test
