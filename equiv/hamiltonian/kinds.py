@@ -213,10 +213,8 @@ class BlockTransform:
     def _matrices(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         key = (x.device, x.dtype)
         if key not in self._cache:
-            self._cache[key] = [
-                tuple(m.to(x) for m in _shell_matrices(*group, self._diagonal))
-                for _, _, group in self._groups
-            ]
+            found = [_shell_matrices(*group, self._diagonal) for _, _, group in self._groups]
+            self._cache[key] = [(encode.to(x), decode.to(x)) for encode, decode in found]
         return self._cache[key]
 
     def _index(self, device: torch.device, encoding: bool) -> Tensor:

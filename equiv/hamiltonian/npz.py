@@ -86,10 +86,10 @@ def read_hamiltonians(
         for name in MATRICES
         if name in mine
     }
-    energies = mine["energy"].reshape(-1) if "energy" in mine else [None] * len(numbers)
+    energies = mine["energy"].reshape(-1).tolist() if "energy" in mine else None
     charges = arrays["charge"].reshape(-1) if "charge" in arrays else [0]
     charges = np.broadcast_to(charges, len(numbers))
-    if len(energies) != len(numbers):
+    if energies is not None and len(energies) != len(numbers):
         raise DataError(f"{path}: {len(energies)} energies for {len(numbers)} frames")
     frames = [
         HamiltonianFrame(
@@ -101,7 +101,7 @@ def read_hamiltonians(
                 name: matrices[name][index] for name in ("minao", "sap") if name in matrices
             },
             charge=int(charges[index]),
-            energy=None if energies[index] is None else float(energies[index]),
+            energy=None if energies is None else float(energies[index]),
             where=where[index],
         )
         for index, (z, r) in enumerate(zip(numbers, positions, strict=True))

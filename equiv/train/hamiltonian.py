@@ -523,10 +523,14 @@ def _scales(model: Any, blocks: Blocks) -> Blocks:
 
 def _mean(blocks: Blocks, function: Any) -> Tensor:
     """Mean over the entries of the matrix: blocks of pairs are there twice."""
-    diagonal = [function(x) for x in blocks.diagonal.values()]
-    pairs = [function(x) for x in blocks.pairs.values()]
-    total = sum(x.sum() for x in diagonal) + 2 * sum(x.sum() for x in pairs)
-    return total / (sum(x.numel() for x in diagonal) + 2 * sum(x.numel() for x in pairs))
+    sums, count = [], 0
+    for rows in blocks.diagonal.values():
+        sums.append(function(rows).sum())
+        count += rows.numel()
+    for rows in blocks.pairs.values():
+        sums.append(2 * function(rows).sum())
+        count += 2 * rows.numel()
+    return torch.stack(sums).sum() / count
 
 
 def _mean_size(frames: Sequence[HamiltonianFrame], baseline: str) -> float:
