@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiv.constants import ExactConstants
 from equiv.errors import EquivError
 from equiv.hamiltonian.degrees import Degrees
+from equiv.hamiltonian.row_functions import Rows, gates, linear, norms
 
 
-class IrrepLinear(ExactConstants):
+class IrrepLinear(nn.Module):
     r"""Mix the channels of every irrep with a matrix of its own.
 
     .. math::
@@ -37,20 +37,15 @@ class IrrepLinear(ExactConstants):
         width = channels // grades
         shape = (len(degrees) * grades, width, width)
         self.degrees, self.channels, self.grades = degrees, channels, grades
+        self.rows = Rows(degrees, channels)
         self.weight = nn.Parameter(torch.zeros(shape) if zero else torch.randn(shape))
-        owners = degrees.owners[:, None] * grades + torch.arange(grades)
-        self.register_buffer("owners", owners.flatten(), persistent=False)
-        self.owners: Tensor
 
     def forward(
         self, x: Float[Tensor, "rows components channels"]
     ) -> Float[Tensor, "rows components channels"]:
         """Map the features of all rows."""
-        width = self.channels // self.grades
-        rows = x.reshape(x.shape[0], -1, width).transpose(0, 1)
-        matrices = self.weight.index_select(0, self.owners)
-        out = torch.bmm(rows, matrices * (1 / math.sqrt(width)))
-        return out.transpose(0, 1).reshape(x.shape)
+        scale = 1 / math.sqrt(self.channels // self.grades)
+        return linear(self.rows, self.grades, x, self.weight, scale)
 
     def extra_repr(self) -> str:
         return f"{len(self.degrees)} irreps, {self.channels} channels, grades={self.grades}"
@@ -81,7 +76,7 @@ class Dense(nn.Module):
         return " -> ".join(map(str, self.weight.shape))
 
 
-class NormGate(ExactConstants):
+class NormGate(nn.Module):
     r"""Multiply every irrep by a gate that depends on all invariants of its row.
 
     .. math::
@@ -111,29 +106,15 @@ class NormGate(ExactConstants):
         self.second = Dense(hidden, size + self.even)
         with torch.no_grad():
             self.second.bias[:size] = 1.0  # pyright: ignore
-        mean = degrees.summation / degrees.summation.sum(1, keepdim=True)
-        self.register_constant("mean", mean)
-        self.mean: Tensor
-        self.register_buffer("owners", degrees.owners, persistent=False)
-        self.owners: Tensor
+        self.rows = Rows(degrees, channels)
 
     def forward(
         self, x: Float[Tensor, "rows components channels"]
     ) -> Float[Tensor, "rows components channels"]:
         """Gate the features of all rows."""
-        squares = self.mean @ (x * x)
-        size = torch.rsqrt(1 + squares.mean((1, 2), keepdim=True))
-        norms = torch.sqrt(squares * (size * size) + 1e-4)
-        x = x * size
-        scalars = x[:, 0, : self.even]
-        hidden = nn.functional.silu(self.first(torch.cat([scalars, norms.flatten(1)], 1)))
-        out = self.second(hidden)
-        size = norms[0].numel()
-        gates = out[:, :size].unflatten(1, (-1, self.channels)).index_select(1, self.owners)
-        added = nn.functional.pad(
-            out[:, None, size:], (0, self.channels - self.even, 0, self.degrees.dim - 1)
-        )
-        return torch.addcmul(added, x, gates)
+        invariants, size = norms(self.rows, self.even, x)
+        out = self.second(nn.functional.silu(self.first(invariants)))
+        return gates(self.rows, self.even, x, size, out)
 
     def extra_repr(self) -> str:
         return f"{len(self.degrees)} irreps, {self.channels} channels, {self.even} even"

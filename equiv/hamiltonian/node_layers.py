@@ -129,25 +129,30 @@ class SphericalEmbedding(nn.Module):
         self.degrees, self.scale = degrees, 1 / math.sqrt(mean_neighbors)
         self.weights = PairWeights(num_radial, 2 * channels, hidden, len(degrees), channels)
         self.linear = IrrepLinear(degrees, channels)
-        self.register_buffer("owners", degrees.owners, persistent=False)
+        self.product = PathProduct(Degrees((0,)), degrees, degrees)
+        factors = [math.sqrt(2 * l + 1) for _, l in degrees.irreps]
+        self.register_buffer("factors", torch.tensor(factors)[:, None], persistent=False)
+        self.factors: Tensor
         signs = [(-1.0) ** l for _, l in degrees.irreps]
         self.register_buffer("signs", degrees.spread(signs).float(), persistent=False)
-        self.owners: Tensor
         self.signs: Tensor
 
     def forward(
         self, scalars: Float[Tensor, "atoms channels"], pairs: PairGeometry
     ) -> Float[Tensor, "atoms components channels"]:
         """Features of all atoms."""
-        s_i, s_j = scalars[pairs.first], scalars[pairs.second]
+        s_i, s_j = (scalars.index_select(0, atoms) for atoms in (pairs.first, pairs.second))
         invariants = torch.cat([s_i + s_j, s_i * s_j], 1)
-        weights = self.weights(pairs.radial, invariants) * self.scale
+        weights = self.weights(pairs.radial, invariants, factors=self.factors * self.scale)
         y = pairs.harmonics[:, : self.degrees.dim]
-        filters = weights.index_select(1, self.owners) * y.unsqueeze(-1)
-        out = scalars.new_zeros(len(scalars), *filters.shape[1:])
-        out = out.index_add(0, pairs.first, filters * s_j.unsqueeze(1))
-        back = filters * self.signs.to(filters.dtype).unsqueeze(-1)
-        out = self.linear(out.index_add(0, pairs.second, back * s_i.unsqueeze(1)))
+        message = self.product(
+            torch.cat([s_j, s_i]).unsqueeze(1),
+            torch.cat([y, y * self.signs.to(y.dtype)]).unsqueeze(-1),
+            torch.cat([weights, weights]),
+            tuple(range(len(self.degrees))),
+        )
+        out = scalars.new_zeros(len(scalars), *message.shape[1:])
+        out = self.linear(out.index_add(0, torch.cat([pairs.first, pairs.second]), message))
         return torch.cat([out[:, :1] + scalars.unsqueeze(1), out[:, 1:]], 1)
 
 
@@ -183,7 +188,7 @@ class SphericalInteraction(nn.Module):
     ) -> None:
         super().__init__()
         self.scale = 1 / math.sqrt(mean_neighbors)
-        self.invariants = PairInvariants(degrees)
+        self.invariants = PairInvariants(degrees, channels)
         self.product = PathProduct(
             degrees, degrees, degrees, coupling_paths(degrees, degrees, degrees)
         )
@@ -192,8 +197,7 @@ class SphericalInteraction(nn.Module):
         factors = torch.tensor(balanced(paths, self.everything))
         self.register_buffer("factors", factors[:, None], persistent=False)
         self.factors: Tensor
-        width = self.invariants.width(channels)
-        self.weights = PairWeights(num_radial, width, hidden, len(paths), channels)
+        self.weights = PairWeights(num_radial, self.invariants.width, hidden, len(paths), channels)
         self.norm = NormGate(degrees, channels, hidden)
         self.linear_in = IrrepLinear(degrees, channels)
         self.linear_out = IrrepLinear(degrees, channels)

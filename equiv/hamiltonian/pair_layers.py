@@ -1,5 +1,7 @@
 r"""The features of blocks: those of an atom with itself, and those of two atoms."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from equiv.hamiltonian.gates import PairGate, PathGate
 from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
 from equiv.hamiltonian.node_layers import PairGeometry
 from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights
+from equiv.hamiltonian.row_functions import together
 
 
 class DiagonalLayer(ExactConstants):
@@ -114,12 +117,12 @@ class PairLayer(ExactConstants):
             raise EquivError(f"channels: expected a multiple of 4, got {channels}")
         self.out, self.pair_gate = out, pair_gate
         self.paths = SelectedPaths(degrees, out, parity=parity, sparsity=sparsity)
-        self.invariants = PairInvariants(degrees)
+        self.invariants = PairInvariants(degrees, channels)
         self.norm_in = NormGate(degrees, channels, hidden)
         self.left, self.right = IrrepLinear(degrees, channels), IrrepLinear(degrees, channels)
         self.weights = PairWeights(
             num_radial,
-            self.invariants.width(channels),
+            self.invariants.width,
             hidden,
             len(self.paths.product.paths),
             channels,
@@ -148,8 +151,8 @@ class PairLayer(ExactConstants):
         selection, factors = self.paths.selected(x)
         given = self.norm_in(x)
         a, b = self.left(given), self.right(given)
-        left = torch.addcmul(a[pairs.first], a[pairs.second], self.left_signs)
-        right = torch.addcmul(b[pairs.first], b[pairs.second], self.right_signs)
+        left = together(a, pairs.first, pairs.second, self.left_signs)
+        right = together(b, pairs.first, pairs.second, self.right_signs)
         weights = self.weights(pairs.radial, invariants, selection=selection, factors=factors * 0.5)
         update = self.linear(self.norm_out(self.paths.product(left, right, weights, selection)))
         if weight is not None:
@@ -243,16 +246,20 @@ class DirectPairFeatures(ExactConstants):
         signs = torch.tensor([[(-1.0) ** l] for l in self.natural.natural])
         self.register_constant("signs", signs * exchange_signs(channels))
         self.signs: Tensor
-        self.register_buffer("owners", self.natural.owners, persistent=False)
-        self.owners: Tensor
+        self.product = PathProduct(Degrees((0,)), self.natural, self.natural)
+        factors = [math.sqrt(2 * l + 1) for l in self.natural.natural]
+        self.register_buffer("factors", torch.tensor(factors)[:, None], persistent=False)
+        self.factors: Tensor
 
     def forward(
         self, scalars: Float[Tensor, "atoms channels"], pairs: PairGeometry
     ) -> Float[Tensor, "pairs out channels"]:
         """Features of all pairs."""
-        s_i, s_j = scalars[pairs.first], scalars[pairs.second]
-        weights = self.weights(pairs.radial, torch.cat([s_i + s_j, s_i * s_j], 1))
+        s_i, s_j = (scalars.index_select(0, atoms) for atoms in (pairs.first, pairs.second))
+        invariants = torch.cat([s_i + s_j, s_i * s_j], 1)
+        weights = self.weights(pairs.radial, invariants, factors=self.factors)
         weights = weights * torch.addcmul(s_i[:, None], self.signs, s_j[:, None])
-        y = pairs.harmonics[:, : self.natural.dim]
-        natural = weights.index_select(1, self.owners) * y.unsqueeze(-1)
+        y = pairs.harmonics[:, : self.natural.dim].unsqueeze(-1)
+        ones = y.new_ones(len(y), 1, s_i.shape[1])
+        natural = self.product(ones, y, weights, tuple(range(len(self.natural))))
         return nn.functional.pad(natural, (0, 0, 0, self.out.dim - self.natural.dim))

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from equiv.constants import ExactConstants
 from equiv.hamiltonian.degrees import Degrees
 from equiv.hamiltonian.irrep_layers import Dense
+from equiv.hamiltonian.row_functions import Rows, inner
 
 
-class PairInvariants(ExactConstants):
+class PairInvariants(nn.Module):
     r"""Invariants of the features of two atoms, the same for both orders of them.
 
     .. math::
@@ -21,18 +21,13 @@ class PairInvariants(ExactConstants):
 
     Args:
         degrees: irreps of the features; the first is the scalar.
+        channels: of every irrep.
     """
 
-    def __init__(self, degrees: Degrees) -> None:
+    def __init__(self, degrees: Degrees, channels: int) -> None:
         super().__init__()
-        self.degrees = degrees
-        mean = degrees.summation / degrees.summation.sum(1, keepdim=True)
-        self.register_constant("mean", mean)
-        self.mean: Tensor
-
-    def width(self, channels: int) -> int:
-        """How many invariants there are."""
-        return (len(self.degrees) + 1) * channels
+        self.rows = Rows(degrees, channels)
+        self.width = (len(degrees) + 1) * channels  # how many invariants there are
 
     def forward(
         self,
@@ -41,9 +36,7 @@ class PairInvariants(ExactConstants):
         second: Int[Tensor, " pairs"],
     ) -> Float[Tensor, "pairs invariants"]:
         """Invariants of the pairs of atoms ``first`` and ``second``."""
-        x_i, x_j = x.index_select(0, first), x.index_select(0, second)
-        inner = self.mean @ (x_i * x_j)
-        return torch.cat([x_i[:, 0] + x_j[:, 0], inner.flatten(1)], 1)
+        return inner(self.rows, x, first, second)
 
 
 class PairWeights(nn.Module):

@@ -93,7 +93,7 @@ class SPHNet(AbstractModel):
         channels: per irrep, a multiple of 4.
         degree: highest degree of the atoms' features.
         vectorial_layers: interactions of part 1.
-        pair_layers: of part 3; the first reads :math:`x^{(1)}`, the others :math:`x^{(2)}`.
+        pair_layers: of part 3; the last reads :math:`x^{(2)}`, those before :math:`x^{(1)}`.
         num_radial: radial functions.
         hidden: width of the networks.
         cutoff: of interactions between atoms, Angstrom. Every pair has a block, at any distance.
@@ -262,7 +262,7 @@ class SPHNet(AbstractModel):
         second = self.spherical(first, near)
         f_ii, f_ij = None, self.direct(scalars, every)
         for number, (diagonal, pair) in enumerate(zip(self.diagonal, self.pairs, strict=True)):
-            x = first if number == 0 else second
+            x = second if number == len(self.pairs) - 1 else first
             update = diagonal(x)
             f_ii = update if f_ii is None else f_ii + update
             f_ij = pair(f_ij, x, every)

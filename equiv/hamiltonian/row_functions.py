@@ -1,0 +1,293 @@
+r"""Functions of feature tensors ``[rows, components, channels]`` with kernels of their own.
+
+Each is defined by a few lines of torch, ``plain``, which is what compilers, GPUs and second
+derivatives see. Elsewhere :mod:`equiv.hamiltonian.row_kernels` computes the same.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from equiv.hamiltonian.degrees import Degrees
+from equiv.hamiltonian.row_kernels import row_library
+from equiv.tensor_products.lanes import is_plain
+
+
+class Rows:
+    """The irreps of a feature tensor, as kernels and as torch read them.
+
+    Args:
+        degrees: the irreps.
+        channels: of each.
+    """
+
+    def __init__(self, degrees: Degrees, channels: int) -> None:
+        self.degrees, self.channels = degrees, channels
+        self.starts = torch.tensor([*degrees.starts, degrees.dim])
+        self.owners = degrees.owners
+        self.mean = degrees.summation / degrees.summation.sum(1, keepdim=True)
+
+    def sizes(self, rows: int) -> tuple[int, int, int, int]:
+        """Rows, components, irreps, where the irreps start: the first arguments of kernels."""
+        return rows, self.degrees.dim, len(self.degrees), self.starts.data_ptr()
+
+
+def linear(rows: Rows, grades: int, x: Tensor, weight: Tensor, scale: float) -> Tensor:
+    """A matrix ``weight[irrep * grades + grade]`` for each irrep and group of channels."""
+
+    def plain(x: Tensor, weight: Tensor) -> Tensor:
+        owners = rows.owners[:, None] * grades + torch.arange(grades)
+        parts = x.reshape(x.shape[0], -1, weight.shape[1]).transpose(0, 1)
+        matrices = weight.index_select(0, owners.flatten().to(x.device)) * scale
+        return torch.bmm(parts, matrices).transpose(0, 1).reshape(x.shape)
+
+    if not _possible(x, weight):
+        return plain(x, weight)
+    return _call(_Linear, plain, rows, grades, scale, x, weight)
+
+
+def norms(rows: Rows, even: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Even scalars and norms of the normalised rows, and the factor that normalises a row."""
+
+    def plain(x: Tensor) -> tuple[Tensor, Tensor]:
+        squares = rows.mean.to(x) @ (x * x)
+        size = torch.rsqrt(1 + squares.mean((1, 2), keepdim=True))
+        norm = torch.sqrt(squares * (size * size) + 1e-4)
+        return torch.cat([x[:, 0, :even] * size[:, 0], norm.flatten(1)], 1), size
+
+    return _call(_Norms, plain, rows, even, x) if _possible(x) else plain(x)
+
+
+def gates(rows: Rows, even: int, x: Tensor, size: Tensor, out: Tensor) -> Tensor:
+    """Normalised rows times gates, and what is added to even scalars."""
+
+    def plain(x: Tensor, size: Tensor, out: Tensor) -> Tensor:
+        gate = out[:, : out.shape[1] - even].unflatten(1, (-1, rows.channels))
+        added = out[:, None, out.shape[1] - even :]
+        added = nn_pad(added, (0, rows.channels - even, 0, rows.degrees.dim - 1))
+        return torch.addcmul(added, x * size, gate.index_select(1, rows.owners.to(x.device)))
+
+    return (
+        _call(_Gates, plain, rows, even, x, size, out)
+        if _possible(x, size, out)
+        else plain(x, size, out)
+    )
+
+
+def inner(rows: Rows, x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Sum of the scalars and inner products of all irreps of the two atoms of each pair."""
+
+    def plain(x: Tensor) -> Tensor:
+        x_i, x_j = x.index_select(0, first), x.index_select(0, second)
+        product = rows.mean.to(x) @ (x_i * x_j)
+        return torch.cat([x_i[:, 0] + x_j[:, 0], product.flatten(1)], 1)
+
+    return _call(_Inner, plain, rows, first, second, x) if _possible(x) else plain(x)
+
+
+def together(x: Tensor, first: Tensor, second: Tensor, signs: Tensor) -> Tensor:
+    """Features of the first atom of each pair plus those of the second with a sign per channel."""
+
+    def plain(x: Tensor) -> Tensor:
+        return torch.addcmul(x.index_select(0, first), x.index_select(0, second), signs)
+
+    return _call(_Together, plain, first, second, signs, x) if _possible(x) else plain(x)
+
+
+nn_pad = torch.nn.functional.pad
+
+
+def _possible(*tensors: Tensor) -> bool:
+    return all(map(is_plain, tensors)) and row_library(tensors[0].dtype) is not None
+
+
+def _call(function: type[Function], plain: Callable[..., Any], *arguments: Any) -> Any:
+    return function.apply(plain, *arguments)
+
+
+def _library(x: Tensor) -> Any:
+    return row_library(x.dtype)
+
+
+def _ints(*numbers: int) -> tuple[ctypes.c_int64, ...]:
+    return tuple(ctypes.c_int64(n) for n in numbers)
+
+
+def _pointers(*tensors: Tensor) -> tuple[ctypes.c_void_p, ...]:
+    return tuple(ctypes.c_void_p(t.data_ptr()) for t in tensors)
+
+
+def _real(x: Tensor, value: float) -> Any:
+    return (ctypes.c_float if x.dtype is torch.float32 else ctypes.c_double)(value)
+
+
+class _RowFunction(Function):
+    """A function with a kernel, and with torch for derivatives of its derivative."""
+
+    constants: int  # arguments that are not differentiable, `plain` included
+
+    @classmethod
+    def slow(cls, ctx: Any, inputs: tuple[Tensor, ...], grads: tuple[Any, ...]) -> Any:
+        """Gradients that can be differentiated again."""
+        with torch.enable_grad():
+            outputs = ctx.plain(*inputs)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            wanted = [x for x in inputs if x.requires_grad]
+            found = iter(
+                torch.autograd.grad(
+                    outputs, wanted, grads, create_graph=True, materialize_grads=True
+                )
+            )
+        results = [next(found) if x.requires_grad else None for x in inputs]
+        return (*[None] * cls.constants, *results)
+
+
+class _Linear(_RowFunction):
+    constants = 4
+
+    @staticmethod
+    def forward(
+        ctx: Any, plain: Any, rows: Rows, grades: int, scale: float, x: Tensor, weight: Tensor
+    ) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        ctx.plain, ctx.rows, ctx.grades, ctx.scale = plain, rows, grades, scale
+        ctx.save_for_backward(x, weight)
+        y = torch.empty_like(x)
+        n, dim, irreps, starts = rows.sizes(x.shape[0])
+        _library(x).linear(
+            *_ints(n, dim, irreps, starts, grades, weight.shape[1]),
+            *_pointers(x, weight, y),
+            _real(x, scale),
+            ctypes.c_int64(0),
+        )
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _Linear.slow(ctx, (x, weight), grads)
+        g, rows = grads[0].contiguous(), ctx.rows
+        sizes = _ints(*rows.sizes(x.shape[0]), ctx.grades, weight.shape[1])
+        scale, gx, gw = _real(x, ctx.scale), None, None
+        if ctx.needs_input_grad[4]:
+            gx = torch.empty_like(x)
+            _library(x).linear(*sizes, *_pointers(g, weight, gx), scale, ctypes.c_int64(1))
+        if ctx.needs_input_grad[5]:
+            gw = torch.empty_like(weight)
+            _library(x).linear_weight(*sizes, *_pointers(x, g, gw), scale)
+        return None, None, None, None, gx, gw
+
+
+class _Norms(_RowFunction):
+    constants = 3
+
+    @staticmethod
+    def forward(ctx: Any, plain: Any, rows: Rows, even: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.contiguous()
+        ctx.plain, ctx.rows, ctx.even = plain, rows, even
+        n, _, channels = x.shape
+        found = x.new_empty(n, even + len(rows.degrees) * channels)
+        size = x.new_empty(n, 1, 1)
+        sizes = _ints(*rows.sizes(n), channels, even)
+        _library(x).norms(*sizes, *_pointers(x, found, size))
+        ctx.save_for_backward(x, found, size)
+        return found, size
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, found, size = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _Norms.slow(ctx, (x,), grads)
+        g, gs = (z.contiguous() for z in grads)
+        gx = torch.zeros_like(x)
+        sizes = _ints(*ctx.rows.sizes(x.shape[0]), x.shape[2], ctx.even)
+        _library(x).norms_back(*sizes, *_pointers(x, found, size, g, gs, gx))
+        return None, None, None, gx
+
+
+class _Gates(_RowFunction):
+    constants = 3
+
+    @staticmethod
+    def forward(
+        ctx: Any, plain: Any, rows: Rows, even: int, x: Tensor, size: Tensor, out: Tensor
+    ) -> Tensor:
+        x, size, out = x.contiguous(), size.contiguous(), out.contiguous()
+        ctx.plain, ctx.rows, ctx.even = plain, rows, even
+        ctx.save_for_backward(x, size, out)
+        y = torch.empty_like(x)
+        sizes = _ints(*rows.sizes(x.shape[0]), x.shape[2], even)
+        _library(x).gates(*sizes, *_pointers(x, size, out, y))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, size, out = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _Gates.slow(ctx, (x, size, out), grads)
+        g = grads[0].contiguous()
+        gx, gs, gout = torch.empty_like(x), torch.empty_like(size), torch.empty_like(out)
+        sizes = _ints(*ctx.rows.sizes(x.shape[0]), x.shape[2], ctx.even)
+        _library(x).gates_back(*sizes, *_pointers(x, size, out, g, gx, gs, gout))
+        return None, None, None, gx, gs, gout
+
+
+class _Inner(_RowFunction):
+    constants = 4
+
+    @staticmethod
+    def forward(
+        ctx: Any, plain: Any, rows: Rows, first: Tensor, second: Tensor, x: Tensor
+    ) -> Tensor:
+        x, first, second = x.contiguous(), first.contiguous(), second.contiguous()
+        ctx.plain, ctx.rows, ctx.index = plain, rows, (first, second)
+        ctx.save_for_backward(x)
+        found = x.new_empty(len(first), (len(rows.degrees) + 1) * x.shape[2])
+        sizes = _ints(*rows.sizes(len(first)), x.shape[2])
+        _library(x).inner(*sizes, *_pointers(x, first, second, found))
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _Inner.slow(ctx, (x,), grads)
+        first, second = ctx.index
+        g, gx = grads[0].contiguous(), torch.zeros_like(x)
+        sizes = _ints(*ctx.rows.sizes(len(first)), x.shape[2])
+        _library(x).inner_back(*sizes, *_pointers(x, first, second, g, gx))
+        return None, None, None, None, gx
+
+
+class _Together(_RowFunction):
+    constants = 4
+
+    @staticmethod
+    def forward(
+        ctx: Any, plain: Any, first: Tensor, second: Tensor, signs: Tensor, x: Tensor
+    ) -> Tensor:
+        x, first, second = x.contiguous(), first.contiguous(), second.contiguous()
+        ctx.plain, ctx.index, ctx.signs = plain, (first, second), signs.contiguous()
+        ctx.save_for_backward(x)
+        z = x.new_empty(len(first), *x.shape[1:])
+        _library(x).together(
+            *_ints(len(first), *x.shape[1:]), *_pointers(x, first, second, ctx.signs, z)
+        )
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _Together.slow(ctx, (x,), grads)
+        first, second = ctx.index
+        g, gx = grads[0].contiguous(), torch.zeros_like(x)
+        _library(x).together_back(
+            *_ints(len(first), *x.shape[1:]), *_pointers(g, first, second, ctx.signs, gx)
+        )
+        return None, None, None, None, gx

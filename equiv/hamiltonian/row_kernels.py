@@ -1,0 +1,298 @@
+r"""C++ for layers that work row by row on feature tensors ``[rows, components, channels]``.
+
+Linear maps of every irrep, norms and gates, and what the two atoms of a pair have in common. Each
+is a few passes over memory that stays in the cache; in torch they are dozens of small operations,
+whose cost is that of starting them. The channels are the lanes of vector registers.
+"""
+
+import ctypes
+from functools import cache
+
+import torch
+
+from equiv.native import load_library
+
+
+@cache
+def row_library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The kernels for one number type, or ``None`` where they cannot be built."""
+    number = {torch.float32: "float", torch.float64: "double"}.get(dtype)
+    return None if number is None else load_library(f"typedef {number} T;\n" + _SOURCE)
+
+
+_SOURCE = r"""
+#include <cstdint>
+#include <cmath>
+#include <cstring>
+#include <vector>
+typedef int64_t I;
+#if defined(__AVX512F__)
+#define BYTES 64
+#elif defined(__AVX__)
+#define BYTES 32
+#else
+#define BYTES 16
+#endif
+typedef T V __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));
+static const I L = BYTES / sizeof(T);
+
+// y[m] += x[m] W for `many` vectors of n_in numbers; places of the vectors are given.
+template <int M, int N>
+static inline void tile(const T* const* x, T* const* y, const T* W, I n_in, I step, T scale) {
+  V sum[M][N] = {};
+  for (I a = 0; a < n_in; ++a) {
+    const T* w = W + a * step;
+    V row[N];
+    for (int n = 0; n < N; ++n) row[n] = *(const V*)(w + n * L);
+    for (int m = 0; m < M; ++m)
+      for (int n = 0; n < N; ++n) sum[m][n] += x[m][a] * row[n];
+  }
+  for (int m = 0; m < M; ++m)
+    for (int n = 0; n < N; ++n) *(V*)(y[m] + n * L) = sum[m][n] * scale;
+}
+
+template <int N>
+static void strip(const std::vector<I>& at, const T* x, T* y, const T* W, I n_in, I step, I col,
+                  T scale) {
+  const T* from[8];
+  T* to[8];
+  I n = at.size(), i = 0;
+  for (; i + 8 <= n; i += 8) {
+    for (int m = 0; m < 8; ++m) { from[m] = x + at[i + m]; to[m] = y + at[i + m] + col; }
+    tile<8, N>(from, to, W + col, n_in, step, scale);
+  }
+  for (; i < n; ++i) {
+    from[0] = x + at[i];
+    to[0] = y + at[i] + col;
+    tile<1, N>(from, to, W + col, n_in, step, scale);
+  }
+}
+
+static void places(I rows, I dim, I channels, I start, I size, I offset, std::vector<I>& at) {
+  at.clear();
+  for (I r = 0; r < rows; ++r)
+    for (I m = 0; m < size; ++m) at.push_back((r * dim + start + m) * channels + offset);
+}
+
+// y[r, i, g] = scale x[r, i, g] W[o(i), g], with grades g of `width` channels.
+extern "C" void linear(I rows, I dim, I irreps, const I* starts, I grades, I width, const T* x,
+                       const T* weight, T* y, T scale, I transposed) {
+  std::vector<I> at;
+  std::vector<T> flipped(width * width);
+  const I channels = grades * width;
+  for (I o = 0; o < irreps; ++o)
+    for (I g = 0; g < grades; ++g) {
+      const T* W = weight + (o * grades + g) * width * width;
+      if (transposed) {
+        for (I a = 0; a < width; ++a)
+          for (I b = 0; b < width; ++b) flipped[b * width + a] = W[a * width + b];
+        W = flipped.data();
+      }
+      places(rows, dim, channels, starts[o], starts[o + 1] - starts[o], g * width, at);
+      I col = 0;
+      for (; col + 2 * L <= width; col += 2 * L)
+        strip<2>(at, x, y, W, width, width, col, scale);
+      for (; col + L <= width; col += L) strip<1>(at, x, y, W, width, width, col, scale);
+      if (col < width)
+        for (I p : at)
+          for (I b = col; b < width; ++b) {
+            T sum = 0;
+            for (I a = 0; a < width; ++a) sum += x[p + a] * W[a * width + b];
+            y[p + b] = sum * scale;
+          }
+    }
+}
+
+template <int N>
+static void outer(const std::vector<I>& at, const T* x, const T* g, T* W, I width, I col, T scale) {
+  for (I a0 = 0; a0 < width; a0 += 8) {
+    const int many = width - a0 < 8 ? width - a0 : 8;
+    V sum[8][N] = {};
+    for (I p : at) {
+      V row[N];
+      for (int n = 0; n < N; ++n) row[n] = *(const V*)(g + p + col + n * L);
+      if (many == 8)
+        for (int a = 0; a < 8; ++a)
+          for (int n = 0; n < N; ++n) sum[a][n] += x[p + a0 + a] * row[n];
+      else
+        for (int a = 0; a < many; ++a)
+          for (int n = 0; n < N; ++n) sum[a][n] += x[p + a0 + a] * row[n];
+    }
+    for (int a = 0; a < many; ++a)
+      for (int n = 0; n < N; ++n) *(V*)(W + (a0 + a) * width + col + n * L) = sum[a][n] * scale;
+  }
+}
+
+// The gradient by the weights.
+extern "C" void linear_weight(I rows, I dim, I irreps, const I* starts, I grades, I width,
+                              const T* x, const T* g, T* weight, T scale) {
+  std::vector<I> at;
+  for (I o = 0; o < irreps; ++o)
+    for (I k = 0; k < grades; ++k) {
+      T* W = weight + (o * grades + k) * width * width;
+      places(rows, dim, grades * width, starts[o], starts[o + 1] - starts[o], k * width, at);
+      I col = 0;
+      for (; col + 2 * L <= width; col += 2 * L) outer<2>(at, x, g, W, width, col, scale);
+      for (; col + L <= width; col += L) outer<1>(at, x, g, W, width, col, scale);
+      for (; col < width; ++col)
+        for (I a = 0; a < width; ++a) {
+          T sum = 0;
+          for (I p : at) sum += x[p + a] * g[p + col];
+          W[a * width + col] = sum * scale;
+        }
+    }
+}
+
+static const T SMALL = 1e-4;
+
+// inv = [x^0 s (even channels), norms]; size = s. inv has even + irreps * C numbers per row.
+extern "C" void norms(I rows, I dim, I irreps, const I* starts, I C, I even, const T* x, T* inv,
+                      T* size) {
+  for (I r = 0; r < rows; ++r) {
+    const T* row = x + r * dim * C;
+    T* n = inv + r * (even + irreps * C) + even;
+    double total = 0;
+    for (I o = 0; o < irreps; ++o) {
+      T* q = n + o * C;
+      for (I c = 0; c < C; ++c) q[c] = 0;
+      for (I i = starts[o]; i < starts[o + 1]; ++i)
+        for (I c = 0; c < C; ++c) q[c] += row[i * C + c] * row[i * C + c];
+      const T share = T(1) / (starts[o + 1] - starts[o]);
+      T sum = 0;
+      for (I c = 0; c < C; ++c) { q[c] *= share; sum += q[c]; }
+      total += sum;
+    }
+    const T s = T(1) / std::sqrt(T(1) + T(total / (irreps * C)));
+    size[r] = s;
+    for (I k = 0; k < irreps * C; ++k) n[k] = std::sqrt(n[k] * s * s + SMALL);
+    for (I c = 0; c < even; ++c) inv[r * (even + irreps * C) + c] = row[c] * s;
+  }
+}
+
+// Adds to gx; `gs` is the gradient by the size from elsewhere.
+extern "C" void norms_back(I rows, I dim, I irreps, const I* starts, I C, I even, const T* x,
+                           const T* inv, const T* size, const T* g, const T* gs, T* gx) {
+  const I width = even + irreps * C;
+  std::vector<T> slope(irreps * C);
+  for (I r = 0; r < rows; ++r) {
+    const T* row = x + r * dim * C;
+    const T *n = inv + r * width + even, *gn = g + r * width + even, *gz = g + r * width;
+    T* out = gx + r * dim * C;
+    const T s = size[r];
+    T ds = gs[r];
+    for (I c = 0; c < even; ++c) { ds += gz[c] * row[c]; out[c] += gz[c] * s; }
+    T sum = 0;
+    for (I k = 0; k < irreps * C; ++k) {  // n^2 = q s^2 + small
+      const T h = gn[k] / n[k];
+      slope[k] = T(0.5) * h * s * s;
+      sum += h * (n[k] * n[k] - SMALL);
+    }
+    ds += sum / s;
+    const T shared = -T(0.5) * ds * s * s * s / (irreps * C);
+    for (I o = 0; o < irreps; ++o) {
+      const T factor = T(2) / (starts[o + 1] - starts[o]);
+      T* t = slope.data() + o * C;
+      for (I c = 0; c < C; ++c) t[c] = factor * (t[c] + shared);
+      for (I i = starts[o]; i < starts[o + 1]; ++i)
+        for (I c = 0; c < C; ++c) out[i * C + c] += t[c] * row[i * C + c];
+    }
+  }
+}
+
+// y = x s gate (+ what is added to even scalars); out holds irreps * C gates and even numbers.
+extern "C" void gates(I rows, I dim, I irreps, const I* starts, I C, I even, const T* x,
+                      const T* size, const T* out, T* y) {
+  const I width = even + irreps * C;
+  for (I r = 0; r < rows; ++r) {
+    const T *row = x + r * dim * C, *gate = out + r * width;
+    T* to = y + r * dim * C;
+    for (I o = 0; o < irreps; ++o, gate += C)
+      for (I i = starts[o]; i < starts[o + 1]; ++i)
+        for (I c = 0; c < C; ++c) to[i * C + c] = row[i * C + c] * size[r] * gate[c];
+    for (I c = 0; c < even; ++c) to[c] += gate[c];
+  }
+}
+
+extern "C" void gates_back(I rows, I dim, I irreps, const I* starts, I C, I even, const T* x,
+                           const T* size, const T* out, const T* g, T* gx, T* gs, T* gout) {
+  const I width = even + irreps * C;
+  for (I r = 0; r < rows; ++r) {
+    const T *row = x + r * dim * C, *gate = out + r * width, *gy = g + r * dim * C;
+    T *to = gx + r * dim * C, *gg = gout + r * width;
+    const T s = size[r];
+    T ds = 0;
+    for (I o = 0; o < irreps; ++o, gate += C, gg += C) {
+      for (I c = 0; c < C; ++c) gg[c] = 0;
+      for (I i = starts[o]; i < starts[o + 1]; ++i)
+        for (I c = 0; c < C; ++c) {
+          to[i * C + c] = gy[i * C + c] * s * gate[c];
+          gg[c] += gy[i * C + c] * row[i * C + c];
+        }
+      T sum = 0;
+      for (I c = 0; c < C; ++c) { sum += gg[c] * gate[c]; gg[c] *= s; }
+      ds += sum;
+    }
+    gs[r] = ds;
+    for (I c = 0; c < even; ++c) gg[c] = gy[c];
+  }
+}
+
+// inv = [x_i^0 + x_j^0, mean over components of x_i x_j for every irrep].
+extern "C" void inner(I pairs, I dim, I irreps, const I* starts, I C, const T* x, const I* first,
+                      const I* second, T* inv) {
+  for (I p = 0; p < pairs; ++p) {
+    const T *a = x + first[p] * dim * C, *b = x + second[p] * dim * C;
+    T* to = inv + p * (irreps + 1) * C;
+    for (I c = 0; c < C; ++c) to[c] = a[c] + b[c];
+    for (I o = 0; o < irreps; ++o) {
+      to += C;
+      const T share = T(1) / (starts[o + 1] - starts[o]);
+      for (I c = 0; c < C; ++c) to[c] = 0;
+      for (I i = starts[o]; i < starts[o + 1]; ++i)
+        for (I c = 0; c < C; ++c) to[c] += a[i * C + c] * b[i * C + c];
+      for (I c = 0; c < C; ++c) to[c] *= share;
+    }
+  }
+}
+
+extern "C" void inner_back(I pairs, I dim, I irreps, const I* starts, I C, const T* x,
+                           const I* first, const I* second, const T* g, T* gx) {
+  for (I p = 0; p < pairs; ++p) {
+    const T *a = x + first[p] * dim * C, *b = x + second[p] * dim * C;
+    T *ga = gx + first[p] * dim * C, *gb = gx + second[p] * dim * C;
+    const T* from = g + p * (irreps + 1) * C;
+    for (I c = 0; c < C; ++c) { ga[c] += from[c]; gb[c] += from[c]; }
+    for (I o = 0; o < irreps; ++o) {
+      from += C;
+      const T share = T(1) / (starts[o + 1] - starts[o]);
+      for (I i = starts[o]; i < starts[o + 1]; ++i)
+        for (I c = 0; c < C; ++c) {
+          const T t = from[c] * share, u = a[i * C + c], v = b[i * C + c];
+          ga[i * C + c] += t * v;
+          gb[i * C + c] += t * u;
+        }
+    }
+  }
+}
+
+// z = x_i + sign x_j
+extern "C" void together(I pairs, I dim, I C, const T* x, const I* first, const I* second,
+                         const T* sign, T* z) {
+  for (I p = 0; p < pairs; ++p) {
+    const T *a = x + first[p] * dim * C, *b = x + second[p] * dim * C;
+    T* to = z + p * dim * C;
+    for (I i = 0; i < dim; ++i, a += C, b += C, to += C)
+      for (I c = 0; c < C; ++c) to[c] = a[c] + sign[c] * b[c];
+  }
+}
+
+extern "C" void together_back(I pairs, I dim, I C, const T* g, const I* first, const I* second,
+                              const T* sign, T* gx) {
+  for (I p = 0; p < pairs; ++p) {
+    T *a = gx + first[p] * dim * C, *b = gx + second[p] * dim * C;
+    const T* from = g + p * dim * C;
+    for (I i = 0; i < dim; ++i, a += C, b += C, from += C)
+      for (I c = 0; c < C; ++c) { a[c] += from[c]; b[c] += sign[c] * from[c]; }
+  }
+}
+"""
