@@ -183,8 +183,9 @@ class PolynomialConvolution(SpatialConvolution):
             weight = self.weight.weight * self.mean_neighbors**-0.5
             return projected_convolution(x, samples.basis, weight, neighbors, samples.antipodes)
         kernels = self.weight(samples.basis)
-        times = kernels.shape[0] // max(emphasis.shape[0], 1)
-        kernels = kernels * torch.cat([emphasis] * times).unsqueeze(1)
+        if kernels.shape[0] != emphasis.shape[0]:  # the reverses follow
+            emphasis = torch.cat([emphasis, emphasis])
+        kernels = kernels * emphasis.unsqueeze(1)
         y = direct_convolution(x, kernels, neighbors, samples.antipodes)
         return y * self.mean_neighbors**-0.5
 
