@@ -35,7 +35,7 @@ SAME_MAP: dict[str, tuple[Candidate, ...]] = {
         Candidate("gaunt_grid"),
         *(
             Candidate("gaunt_grid", {"grid": grid})
-            for grid in ("octahedron", "lebedev", "folded_lebedev", "product", "separable")
+            for grid in ("lebedev", "folded_lebedev", "product", "separable")
         ),
         Candidate("gaunt_fourier"),
     ),

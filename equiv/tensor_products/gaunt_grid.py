@@ -1,6 +1,5 @@
 r"""The Gaunt product on exact grids of the sphere."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equiv.choices import choose
-from equiv.errors import EquivError
 from equiv.so3 import Irreps, SphereGrid, antipodal_half, lebedev_grid, product_grid
 from equiv.so3.legendre import normalized_legendre
 from equiv.tensor_products.gaunt import GauntTensorProduct, degree_of
@@ -92,41 +90,6 @@ class GridProduct(PointwiseProduct):
         return [(values.T @ f.flatten(1)).view(values.shape[1], *f.shape[1:])]
 
 
-class OctahedronProduct(PointwiseProduct):
-    r"""Gaunt product of scalars and vectors, on the six points of an octahedron.
-
-    .. math::
-        z_0 = \frac{\gamma_0}{\sqrt{4\pi}} (f_0 h_0 + \mathbf f \cdot \mathbf h), \qquad
-        \mathbf z = \frac{\gamma_1}{\sqrt{4\pi}} (f_0 \mathbf h + h_0 \mathbf f), \qquad
-        f_i = \alpha_i x_i, \quad h_i = \beta_i y_i
-
-    :math:`\pm x, \pm y, \pm z` with equal weights is the smallest rule of degree 3. A function of
-    degree 1 takes the values :math:`f_0 \pm f_i` on it, so that the matrices of
-    :class:`FoldedGridProduct` are trivial and the products can be written down.
-
-    Args:
-        scales: :math:`\alpha, \beta, \gamma`, four numbers each.
-    """
-
-    def __init__(self, scales: Sequence[Float[Tensor, " lm"]]) -> None:
-        super().__init__((4, 4, 4), 1)
-        for n, scale in enumerate(scales):
-            factor = 0.25 / math.pi if n == 2 else 1.0
-            self.register_constant(f"scale_{n}", factor**0.5 * scale[:, None])
-        self.block = 2**18
-
-    def field(self, operand: int, x: Float[Tensor, "rows lm channels"]) -> Field:
-        return (x * getattr(self, f"scale_{operand}"),)
-
-    def multiply(self, f: Field, h: Field) -> Field:
-        a, b = f[0], h[0]
-        vector = torch.addcmul(a[:, :1] * b[:, 1:], a[:, 1:], b[:, :1])
-        return (torch.cat([(a * b).sum(1, keepdim=True), vector], dim=1),)
-
-    def pieces(self, operand: int, field: Field) -> Sequence[Float[Tensor, "lm rows channels"]]:
-        return [(field[0] * getattr(self, f"scale_{operand}")).transpose(0, 1)]
-
-
 class FoldedGridProduct(PointwiseProduct):
     r"""Gaunt product of natural stacks on half a grid, even and odd degrees apart.
 
@@ -183,12 +146,6 @@ class FoldedGridProduct(PointwiseProduct):
         return pieces
 
 
-def _octahedron(degree: int, scales: Sequence[Tensor]) -> PointwiseProduct:
-    if [len(scale) for scale in scales] != [4, 4, 4]:
-        raise EquivError("grid: 'octahedron' is for products of degree 1 x 1 -> 1 alone")
-    return OctahedronProduct(scales)
-
-
 def _dense(degree: int, scales: Sequence[Tensor]) -> PointwiseProduct:
     return GridProduct(product_grid(degree), scales)
 
@@ -222,7 +179,6 @@ def _separable(degree: int, scales: Sequence[Tensor]) -> PointwiseProduct:
 
 
 GRIDS: dict[str, Callable[[int, Sequence[Tensor]], PointwiseProduct]] = {
-    "octahedron": _octahedron,
     "product": _dense,
     "lebedev": _lebedev,
     "folded_product": _folded,

@@ -72,8 +72,22 @@ from equiv.nn.readout import LinearReadout, NonlinearReadout
 from equiv.nn.reference_energies import ReferenceEnergies
 from equiv.nn.rounded_zbl import RoundedZBL
 from equiv.nn.zbl import ZBL
-from equiv.position_orientation import orientation_grid
+from equiv.position_orientation import (
+    Channels,
+    FiberConvolution,
+    LegendreConvolution,
+    LegendreKernel,
+    LogRadialBasis,
+    NeighborAttention,
+    OrientationBlock,
+    OrientationNetwork,
+    PointCloudNetwork,
+    PolynomialConvolution,
+    PolynomialKernel,
+    orientation_grid,
+)
 from equiv.position_orientation.grids import zonal_polynomials
+from equiv.position_orientation.point_cloud import CloudBlock, CloudGraph
 from equiv.so3 import spherical_harmonics
 from equiv.tensor_products import (
     ClebschGordanTensorProduct,
@@ -92,7 +106,6 @@ from equiv.tensor_products.gaunt_grid import (
     GRIDS,
     FoldedGridProduct,
     GridProduct,
-    OctahedronProduct,
 )
 from equiv.tensor_products.many_body_fourier import GauntFourierManyBodyProduct
 from equiv.tensor_products.many_body_grid import GauntManyBodyProduct
@@ -125,6 +138,7 @@ class Layer:
         groups: lengths of consecutive rows that may be exchanged among themselves, if rows of the
             first axis do not see each other; ``None`` if they do.
         compiles: whether ``torch.compile(fullgraph=True)`` is tried.
+        also_stores: what is in the state dict besides weights.
     """
 
     name: str
@@ -136,6 +150,7 @@ class Layer:
     call: Callable[..., Any] = lambda layer, *inputs: layer(*inputs)
     groups: Sequence[int] | None = None
     compiles: bool = True
+    also_stores: Sequence[str] = ()
 
     def made(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
         """The layer with seeded weights; the global random state is left alone."""
@@ -567,6 +582,141 @@ def ponita_layer(degree_in: int, degree_out: int, product: str = "pointwise") ->
     )
 
 
+ORIENTATIONS = orientation_grid("octahedron")
+
+
+@dataclass(frozen=True)
+class Turned:
+    """The octahedron's orientations as inputs, so that they can turn along."""
+
+    points: Tensor
+    antipodes: Tensor = ORIENTATIONS.antipodes
+    dim: int = 3
+
+
+class SeenByOrientations(nn.Module):
+    """A kernel and one convolution with it, of vectors and orientations that turn."""
+
+    def __init__(self, kernel: nn.Module, convolution: nn.Module) -> None:
+        super().__init__()
+        self.kernel, self.convolution = kernel, convolution
+
+    def forward(self, x: Tensor, vectors: Tensor, points: Tensor) -> Tensor:
+        samples = self.kernel(vectors, Turned(points), NEIGHBORS)
+        return self.convolution(x, samples, NEIGHBORS)
+
+
+def orientation_inputs(g: torch.Generator) -> list[Tensor]:
+    """Features on the octahedron, vectors of the pairs, and the octahedron."""
+    vectors = torch.randn(PAIRS, 3, generator=g, dtype=torch.float64)
+    x = torch.randn(ATOMS, ORIENTATIONS.num, 4, generator=g, dtype=torch.float64)
+    return [x, vectors, ORIENTATIONS._exact["points"].clone()]
+
+
+def seen_by_orientations(kernel: Callable[[], nn.Module], kind: type[nn.Module]) -> Layer:
+    def build() -> nn.Module:
+        made = kernel()
+        return SeenByOrientations(made, made.convolution(4, float(WIDTH)))
+
+    name = type(kernel()).__name__
+    return Layer(
+        f"{kind.__name__} of {name}" if kind is not type(kernel()) else name,
+        kind,
+        build,
+        orientation_inputs,
+        [None, "vector", "vector"],
+        None,
+    )
+
+
+def legendre_kernel() -> LegendreKernel:
+    return LegendreKernel(3, BesselBasis(5, 4.0, PolynomialCutoff(6)), [6])
+
+
+class WithSamples(nn.Module):
+    """A kernel of lesser fame with a layer that wants samples of it."""
+
+    def __init__(self, build: Callable[[LegendreKernel], nn.Module]) -> None:
+        super().__init__()
+        self.kernel = legendre_kernel()
+        self.layer = build(self.kernel)
+
+    def forward(self, x: Tensor, vectors: Tensor, points: Tensor) -> Tensor:
+        grid, weights = Turned(points), x.new_full((x.shape[1],), 1 / x.shape[1])
+        samples = self.kernel(vectors, grid, NEIGHBORS)
+        if isinstance(self.layer, NeighborAttention):
+            spatial = self.get_submodule("spatial")
+            return self.layer(x, samples, spatial, weights, NEIGHBORS)
+        return self.layer(x, samples, self.kernel.fiber(grid), weights, NEIGHBORS)
+
+
+def attention_with_samples() -> nn.Module:
+    module = WithSamples(lambda kernel: NeighborAttention(4, 2, mean_neighbors=float(WIDTH)))
+    module.spatial = module.kernel.convolution(4, float(WIDTH))
+    return module
+
+
+def block_with_samples() -> nn.Module:
+    return WithSamples(
+        lambda kernel: OrientationBlock(
+            kernel.convolution(4, float(WIDTH)),
+            FiberConvolution(4, kernel.fiber_size),
+            4,
+            layer_scale=0.5,
+        )
+    )
+
+
+def fiber_call(layer: nn.Module, x: Tensor, points: Tensor) -> Tensor:
+    weights = x.new_full((x.shape[1],), 1 / x.shape[1])
+    return layer(x, zonal_polynomials(2, points @ points.T, 3), weights)
+
+
+CLOUD = CloudGraph(SENDERS, RECEIVERS, torch.arange(len(SENDERS)))
+
+
+def orientation_network(kernel: Callable[[], nn.Module]) -> Layer:
+    channels = Channels(scalars=2, vectors=2)
+    vectors = torch.randn(PAIRS, 3, generator=torch.Generator().manual_seed(5)).double()
+
+    def inputs(g: torch.Generator) -> list[Tensor]:
+        return [
+            torch.randn(ATOMS, 2, generator=g, dtype=torch.float64),
+            torch.randn(ATOMS, 2, 3, generator=g, dtype=torch.float64),
+            vectors.clone(),
+            torch.eye(3, dtype=torch.float64),
+        ]
+
+    def call(net: nn.Module, s: Tensor, v: Tensor, pairs: Tensor, frame: Tensor) -> list[Tensor]:
+        # The rows of the frame are its axes, so its transpose turns the grid.
+        out = net(pairs, NEIGHBORS, scalars=s, vectors_in=v, orientation=frame.T)
+        return [out.scalars, out.vectors, out.invariants]
+
+    return Layer(
+        f"OrientationNetwork, {type(kernel()).__name__}",
+        OrientationNetwork,
+        lambda: OrientationNetwork(
+            grid=orientation_grid("octahedron"),
+            kernel=kernel(),
+            inputs=channels,
+            outputs=channels,
+            channels=4,
+            layers=2,
+            mean_neighbors=float(WIDTH),
+        ),
+        inputs,
+        [None, "vector", "vector", "vector"],
+        [None, "vector", None],
+        call=call,
+        also_stores=[f"grid.{name}" for name in ("points", "weights", "frame")],
+    )
+
+
+def point_cloud_call(net: nn.Module, s: Tensor, v: Tensor, vectors: Tensor) -> list[Tensor]:
+    out = net(vectors, SENDERS, RECEIVERS, ATOMS, scalars=s, vectors_in=v)
+    return [out.scalars, out.vectors]
+
+
 LAYERS = [
     Layer(
         "spherical harmonics",
@@ -612,6 +762,81 @@ LAYERS = [
         [None],
         None,
         groups=[12],
+    ),
+    Layer(
+        "LogRadialBasis",
+        LogRadialBasis,
+        lambda: LogRadialBasis(5, 0.2, 4.0),
+        distances,
+        [None],
+        None,
+        groups=[12],
+    ),
+    seen_by_orientations(lambda: PolynomialKernel(6, 8, attributes="smooth"), PolynomialKernel),
+    seen_by_orientations(lambda: PolynomialKernel(6, 8, cutoff=4.0), PolynomialConvolution),
+    seen_by_orientations(legendre_kernel, LegendreKernel),
+    seen_by_orientations(legendre_kernel, LegendreConvolution),
+    Layer(
+        "FiberConvolution",
+        FiberConvolution,
+        lambda: FiberConvolution(4, 3),
+        lambda g: orientation_inputs(g)[::2],
+        [None, "vector"],
+        None,
+        call=fiber_call,
+    ),
+    Layer(
+        "NeighborAttention",
+        NeighborAttention,
+        attention_with_samples,
+        orientation_inputs,
+        [None, "vector", "vector"],
+        None,
+    ),
+    Layer(
+        "OrientationBlock",
+        OrientationBlock,
+        block_with_samples,
+        orientation_inputs,
+        [None, "vector", "vector"],
+        None,
+    ),
+    Layer(
+        "CloudBlock",
+        CloudBlock,
+        lambda: CloudBlock(4, 3, mean_links=float(WIDTH)),
+        lambda g: [
+            torch.randn(ATOMS, 4, generator=g, dtype=torch.float64),
+            torch.randn(len(SENDERS), 3, generator=g, dtype=torch.float64),
+        ],
+        [None, None],
+        None,
+        call=lambda layer, x, basis: layer(x, basis, CLOUD),
+    ),
+    orientation_network(legendre_kernel),
+    orientation_network(lambda: PolynomialKernel(6, 8, attributes="smooth")),
+    Layer(
+        "PointCloudNetwork",
+        PointCloudNetwork,
+        lambda: PointCloudNetwork(
+            inputs=Channels(scalars=2, vectors=1),
+            outputs=Channels(scalars=1, vectors=2),
+            channels=4,
+            layers=2,
+            mean_neighbors=float(WIDTH),
+            cutoff=6.0,
+            hidden=6,
+            basis=6,
+        ),
+        lambda g: [
+            torch.randn(ATOMS, 2, generator=g, dtype=torch.float64),
+            torch.randn(ATOMS, 1, 3, generator=g, dtype=torch.float64),
+            torch.randn(len(SENDERS), 3, generator=g, dtype=torch.float64),
+        ],
+        [None, "vector", "vector"],
+        [None, "vector"],
+        call=point_cloud_call,
+        compiles=False,  # how many links there are depends on the data
     ),
     Layer(
         "RadialMLP",
@@ -723,7 +948,6 @@ LAYERS = [
     gaunt_kernel(GridProduct, lambda s: GRIDS["product"](6, s)),
     gaunt_kernel(FoldedGridProduct, lambda s: GRIDS["folded_lebedev"](6, s)),
     gaunt_kernel(SeparableProduct, lambda s: GRIDS["separable"](6, s)),
-    gaunt_kernel(OctahedronProduct, lambda s: GRIDS["octahedron"](3, s), 1),
     gaunt_kernel(FFTProduct, TRANSFORMS["fft"]),
     so2_product("uvu"),
     so2_product("uvw"),
