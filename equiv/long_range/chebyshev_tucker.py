@@ -25,13 +25,17 @@ from equiv.long_range.pairs import (
 from equiv.long_range.point_charges import PointCharges
 from equiv.long_range.range_separation import SMALLEST_ERROR
 from equiv.long_range.splitting import LongRange, Splitting
-from equiv.long_range.tuning import MOST_NODES, cached_splitting, nodes_needed
+from equiv.long_range.tuning import MOST_NODES, cached_splitting, nodes_needed, screened_splitting
 from equiv.units import COULOMB
 
-# Nanoseconds on one core, for choosing (benchmarks/long_range.py): a pair of charges, a charge and
-# a node of its box, a node of the grid, and a whole evaluation with boxes.
-PAIR, CHARGE_NODE, GRID_NODE, FLOOR = 25.0, 1.5, 12.0, 3e6
-WAVE_ATOMS = 400
+# Nanoseconds on one core, for choosing: a pair of charges, a charge and a node of its box, a node
+# of the grid, and a whole evaluation with boxes. Without compiled kernels all of them are several
+# times as long.
+PAIR, CHARGE_NODE, GRID_NODE, FLOOR = 3.4, 0.2, 16.0, 1.2e6
+# Waves at every atom are as fast as boxes if many small crystals are computed together, and smooth.
+WAVE_ATOMS = 200
+# Below this tolerance the optimised splitting has no more digits, and the one of Ewald serves.
+FINEST = 1e-8
 
 
 class LongPart(Protocol):
@@ -69,16 +73,18 @@ class ChebyshevTucker(FusedPotential):
     to any order in positions, charges and cell. They are continuous; the variants with boxes have
     steps of the forces, smaller than the tolerance, where an atom changes its box.
 
-    Cost on one core: about 3 microseconds for each charge at a tolerance of 1e-4, and memory
-    of about 2 kB for each of them where no graph is kept.
+    Cost on one core: about a microsecond for each charge at a tolerance of 1e-4, and memory
+    of about 2 kB for each of them.
 
     The method is that of Benner, Khoromskij, Khoromskaia and Sun (2025, arXiv:2503.01696), with
     a splitting optimised for its bandwidth, boxes that make it local, and waves as the
     basis of periodic axes.
 
     Args:
-        tolerance: root mean square error of the forces relative to their root mean square,
-            in a disordered system of charges; from 1e-9 to 1e-2.
+        tolerance: root mean square error of the forces relative to their root mean square, in a
+            disordered system of charges (about the force between two of them 1 Angstrom apart);
+            from 1e-9 to 1e-2. Where neighbours screen each other, as in a molten salt, forces are
+            smaller but their errors are not: ask for a fifth.
         cutoff: of the short-range part, Angstrom. The cost depends on it weakly, and 6 suits
             condensed matter (12 below a tolerance of 3e-9); a potential that is part of a model
             takes the cutoff of the model and shares its neighbour list.
@@ -224,13 +230,12 @@ class ChebyshevTucker(FusedPotential):
         """The boxes of a finite structure, or nothing if all pairs are less work."""
         atoms = len(system.positions)
         all_pairs = PAIR * atoms * (atoms - 1) / 2
-        # Below this tolerance the splitting itself has no more digits.
-        if all_pairs < FLOOR or (self.tolerance < 4e-9 and atoms <= 20000):
+        if all_pairs < FLOOR or (self.tolerance < FINEST and atoms <= 20000):
             return None
         split = self.splitting(extent(system))
         if self.smooth:
             boxes = self._one_box(system, split)
-            return boxes if boxes and 0.1 * boxes.nodes**3 * atoms < all_pairs else None
+            return boxes if boxes and CHARGE_NODE * boxes.nodes**3 * atoms < all_pairs else None
         boxes = FiniteBoxes(split, side=self.side, nodes=self._nodes(split))
         nodes = boxes.nodes**3
         per_charge = CHARGE_NODE * nodes + 50 * PAIR
@@ -265,7 +270,10 @@ class ChebyshevTucker(FusedPotential):
 
         Tables are made for reaches of 8, 16, 32, ... cutoffs. Crystals do not see the error of the
         long-range part beyond the cutoff, only that of waves left out.
+        Crystals to more than eight digits have the splitting of Ewald.
         """
+        if extent is None and self.exponent == 1 and self.tolerance < FINEST:
+            return screened_splitting(self.cutoff, 0.3 * self.tolerance)
         doublings, epsilon = 3, self.tolerance / 10
         if extent is not None:
             doublings = max(3, math.ceil(math.log2(max(1.0, extent / self.cutoff))))
