@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from equiv.data import Frame
     from equiv.models.abstract import AbstractModel
+    from equiv.models.interface import Model
 
 EXAMPLE = """\
 examples:
@@ -27,6 +28,7 @@ examples:
   equiv evaluate model.safetensors OUTCAR --stress-unit kbar
   equiv evaluate forecaster.safetensors nbody/test.npz"""
 
+MOST_TURNED = 20  # structures to turn where a model is not invariant by construction
 PROPERTIES = ("energy_per_atom", "energy", "forces", "stress")
 
 
@@ -105,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(_exact(errors)))
     else:
         RunConsole(Console()).errors(f"errors of {args.model}", {"all": errors}, QUANTITIES)
+        if model.exact_rotations is not None:
+            print(_turned(model, [frame.atoms for frame in dataset[:MOST_TURNED]]))
     if args.plot is not None:
         from equiv.train.plots import parity
 
@@ -115,6 +119,17 @@ def run(args: argparse.Namespace) -> int:
         add_predictions(model, frames, prefix="equiv_")
         write_frames(frames, args.output)
     return 0
+
+
+def _turned(model: "Model", frames: "list[Atoms]") -> str:
+    """What random rotations change that they should not."""
+    from equiv.models.equivariance_error import equivariance_error
+
+    error = equivariance_error(model, frames, rotations=4)
+    return (
+        f"this model is not invariant under all rotations; turning {len(frames)} structures at "
+        f"random changes\n{error}"
+    )
 
 
 def _evaluate_other(args: argparse.Namespace, model: "AbstractModel") -> int:
