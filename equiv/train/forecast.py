@@ -161,9 +161,9 @@ class ForecastTask(Task[ForecastRecipe]):
     def predict(self, model: Any, batch: ParticleBatch) -> Forecast:
         """The forecast; in an evaluation also that for a turned system."""
         with torch.no_grad():
-            positions = model(batch)
             if not self.thorough:
-                return Forecast(positions)
+                return Forecast(model(batch, average=1))
+            positions = model(batch)
             generator = torch.Generator().manual_seed(len(batch.charges))
             turn = random_rotations(generator=generator).to(batch.positions)
             return Forecast(positions, model(turned(batch, turn)) @ turn)

@@ -56,6 +56,9 @@ class ForecasterRecipe(ModelRecipe):
     conserve_momentum: bool = Field(
         default=True, description="keep the motion of the centre of equal masses exactly"
     )
+    average: Count = Field(
+        default=1, description="orientations of the grid to average forecasts over, after training"
+    )
 
     @field_validator("degree")
     @classmethod

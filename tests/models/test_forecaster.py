@@ -71,6 +71,19 @@ def test_other_rotations_commute_the_better_the_finer_the_grid(batch):
     assert errors[-1] < 0.02
 
 
+def test_averaging_over_orientations_respects_rotations_better(batch):
+    turn = random_rotations(generator=torch.Generator().manual_seed(0))
+    turned = replace(
+        batch, positions=batch.positions @ turn.T, velocities=batch.velocities @ turn.T
+    )
+    one, many = forecaster(grid="octahedron"), forecaster(grid="octahedron", average=12)
+    torch.testing.assert_close(many(batch, average=1), one(batch), rtol=0, atol=1e-12)
+    errors = [float((m(turned) @ turn - m(batch)).norm().detach()) for m in (one, many)]
+    assert errors[1] < 0.5 * errors[0]
+    many.train()
+    torch.testing.assert_close(many(batch), one(batch), rtol=0, atol=1e-12)
+
+
 def test_translations_boosts_and_opposite_charges_make_no_difference(model, batch):
     shift, boost = torch.randn(2, 3, dtype=torch.float64)
     moved = replace(
