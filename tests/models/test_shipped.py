@@ -80,8 +80,14 @@ def test_charged_dimers_are_right_where_they_are_farther_apart_than_in_training(
             labels=by_interaction,
             chosen=lambda frame, steps=steps: frame.atoms.info["step"] in steps,
         )
-        for steps in ((0, 1, 3, 4), (5, 6, 7))
+        for steps in ((0, 1, 2, 4, 5), (6, 7))
     )
-    assert far["energy"].mae < 70e-3  # eV per pair
+    assert far["energy"].mae < 80e-3  # eV per pair
     assert far["forces"].rmse < 100e-3  # eV/Angstrom
     assert far["forces"].rmse < 2 * near["forces"].rmse
+
+
+def test_rock_salt_is_as_accurate_as_its_card_says(shared_data):
+    metrics = errors_of("ionic_crystals", shared_data / "ionic_crystals" / "NaCl_test.xyz", every=4)
+    assert metrics["energy_per_atom"].mae < 0.3e-3
+    assert metrics["forces"].rmse < 3e-3  # eV/Angstrom
