@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from equiv.constants import ExactConstants
 from equiv.hamiltonian.coupling_paths import PathProduct, balanced, coupling_paths
 from equiv.hamiltonian.degrees import Degrees
 from equiv.hamiltonian.gates import PairGate
@@ -106,7 +107,7 @@ class VectorialInteraction(nn.Module):
         return scalars, torch.addcmul(vectors, gamma[:, None], u)
 
 
-class SphericalEmbedding(nn.Module):
+class SphericalEmbedding(ExactConstants):
     r"""The first spherical interaction: scalars become tensors of every degree.
 
     .. math::
@@ -131,10 +132,10 @@ class SphericalEmbedding(nn.Module):
         self.linear = IrrepLinear(degrees, channels)
         self.product = PathProduct(Degrees((0,)), degrees, degrees)
         factors = [math.sqrt(2 * l + 1) for _, l in degrees.irreps]
-        self.register_buffer("factors", torch.tensor(factors)[:, None], persistent=False)
+        self.register_constant("factors", torch.tensor(factors, dtype=torch.float64)[:, None])
         self.factors: Tensor
         signs = [(-1.0) ** l for _, l in degrees.irreps]
-        self.register_buffer("signs", degrees.spread(signs).float(), persistent=False)
+        self.register_constant("signs", degrees.spread(signs))
         self.signs: Tensor
 
     def forward(
@@ -147,7 +148,7 @@ class SphericalEmbedding(nn.Module):
         y = pairs.harmonics[:, : self.degrees.dim]
         message = self.product(
             torch.cat([s_j, s_i]).unsqueeze(1),
-            torch.cat([y, y * self.signs.to(y.dtype)]).unsqueeze(-1),
+            torch.cat([y, y * self.signs]).unsqueeze(-1),
             torch.cat([weights, weights]),
             tuple(range(len(self.degrees))),
         )
@@ -156,7 +157,7 @@ class SphericalEmbedding(nn.Module):
         return torch.cat([out[:, :1] + scalars.unsqueeze(1), out[:, 1:]], 1)
 
 
-class SphericalInteraction(nn.Module):
+class SphericalInteraction(ExactConstants):
     r"""Tensors of the neighbours, coupled with the direction in which they are.
 
     .. math::
@@ -194,15 +195,15 @@ class SphericalInteraction(nn.Module):
         )
         paths = self.product.paths
         self.everything = tuple(range(len(paths)))
-        factors = torch.tensor(balanced(paths, self.everything))
-        self.register_buffer("factors", factors[:, None], persistent=False)
+        factors = torch.tensor(balanced(paths, self.everything), dtype=torch.float64)
+        self.register_constant("factors", factors[:, None])
         self.factors: Tensor
         self.weights = PairWeights(num_radial, self.invariants.width, hidden, len(paths), channels)
         self.norm = NormGate(degrees, channels, hidden)
         self.linear_in = IrrepLinear(degrees, channels)
         self.linear_out = IrrepLinear(degrees, channels)
         signs = [(-1.0) ** l for _, l in degrees.irreps]
-        self.register_buffer("signs", degrees.spread(signs).float(), persistent=False)
+        self.register_constant("signs", degrees.spread(signs))
         self.signs: Tensor
         self.gate = gate
 
@@ -222,8 +223,8 @@ class SphericalInteraction(nn.Module):
         given = self.linear_in(self.norm(x))
         receivers = torch.cat([pairs.first, pairs.second])
         senders = torch.cat([pairs.second, pairs.first])
-        y = pairs.harmonics
-        directed = torch.cat([y, y * self.signs.to(y.dtype)]).unsqueeze(-1)
+        y = pairs.harmonics[:, : len(self.signs)]
+        directed = torch.cat([y, y * self.signs]).unsqueeze(-1)
         message = self.product(
             given.index_select(0, senders), directed, torch.cat([weights, weights]), self.everything
         )

@@ -1,6 +1,7 @@
 r"""The features of blocks: those of an atom with itself, and those of two atoms."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from equiv.constants import ExactConstants
 from equiv.errors import EquivError
-from equiv.hamiltonian.coupling_paths import PathProduct, balanced, coupling_paths
+from equiv.hamiltonian.coupling_paths import CouplingPath, PathProduct, balanced, coupling_paths
 from equiv.hamiltonian.degrees import Degrees
 from equiv.hamiltonian.gates import PairGate, PathGate
 from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
@@ -33,7 +34,7 @@ class DiagonalLayer(ExactConstants):
         channels: of every irrep.
         hidden: width of the networks.
         parity: whether odd couplings are kept apart from even ones.
-        gate: builds the gate from the paths, if there is one.
+        sparsity: which paths are there, and the gate; by default all paths and no gate.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class DiagonalLayer(ExactConstants):
         self, x: Float[Tensor, "atoms components channels"]
     ) -> Float[Tensor, "atoms out channels"]:
         """What the layer adds to the features of the diagonal blocks."""
-        selection, factors = self.paths.selected(x)
+        selection, factors = self.paths.selection, self.paths.coefficients()
         given = self.norm_in(x)
         weights = self.weights
         if len(selection) < len(weights):
@@ -96,7 +97,7 @@ class PairLayer(ExactConstants):
         num_radial: radial functions.
         hidden: width of the networks.
         parity: whether odd couplings are kept apart from even ones.
-        sparsity: the gate of paths, if there is one.
+        sparsity: which paths are there, and the gate; by default all paths and no gate.
         pair_gate: the gate of pairs, if there is one.
     """
 
@@ -148,7 +149,7 @@ class PairLayer(ExactConstants):
             index, weight = self.pair_gate(invariants, pairs.pair_batch, pairs.counts)
             if index is not None:
                 pairs, invariants = pairs.kept(index), invariants[index]
-        selection, factors = self.paths.selected(x)
+        selection, factors = self.paths.selection, self.paths.coefficients()
         given = self.norm_in(x)
         a, b = self.left(given), self.right(given)
         left = together(a, pairs.first, pairs.second, self.left_signs)
@@ -163,55 +164,87 @@ class PairLayer(ExactConstants):
 
 
 class PathSparsity:
-    """How to make the gates of paths of one model: the arguments of :class:`PathGate`, numbered.
+    """How the products of one model are thinned out, one after the other.
 
     Args:
-        sparsity: the share of paths that is dropped.
+        sparsity: the share of paths that is dropped; without, all are there.
         budget: ``"paths"`` or ``"flops"``.
         seed: of the random phase.
+        selected: for a model that was exported, the paths that each product has; there are no gates
+            then.
+
+    Attributes:
+        gates: those that have been made.
     """
 
-    def __init__(self, sparsity: float, *, budget: str = "paths", seed: int = 0) -> None:
-        self.sparsity, self.budget, self.seed = sparsity, budget, seed
+    def __init__(
+        self,
+        sparsity: float,
+        *,
+        budget: str = "paths",
+        seed: int = 0,
+        selected: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        self.sparsity, self.budget, self.seed, self.selected = sparsity, budget, seed, selected
         self.gates: list[PathGate] = []
+        self.made = 0
 
-    def gate(self, product: PathProduct) -> PathGate:
-        """A gate for a product, with a number of its own."""
-        number = len(self.gates)
-        gate = PathGate(
-            product.paths, self.sparsity, budget=self.budget, seed=self.seed, layer=number
-        )
+    def thinned(
+        self, paths: tuple[CouplingPath, ...]
+    ) -> tuple[tuple[CouplingPath, ...], PathGate | None]:
+        """The paths of the next product, and its gate."""
+        number, self.made = self.made, self.made + 1
+        if self.selected is not None:
+            if number >= len(self.selected):
+                raise EquivError(f"selected: expected paths for product {number} too")
+            return tuple(paths[p] for p in self.selected[number]), None
+        if self.sparsity == 0:
+            return paths, None
+        gate = PathGate(paths, self.sparsity, budget=self.budget, seed=self.seed, layer=number)
         self.gates.append(gate)
-        return gate
+        return paths, gate
 
 
-class SelectedPaths(nn.Module):
+class SelectedPaths(ExactConstants):
     """A product with its gate, or with all of its paths.
 
     Args:
         degrees: irreps of both factors.
         out: irreps of the product.
         parity: see :func:`equiv.hamiltonian.coupling_paths.coupling_paths`.
-        sparsity: makes the gate.
+        sparsity: which paths there are, and whether there is a gate; by default all and none.
     """
 
     def __init__(
-        self, degrees: Degrees, out: Degrees, *, parity: bool, sparsity: PathSparsity | None
+        self,
+        degrees: Degrees,
+        out: Degrees,
+        *,
+        parity: bool = True,
+        sparsity: PathSparsity | None = None,
     ) -> None:
         super().__init__()
         paths = coupling_paths(degrees, degrees, out, parity=parity)
-        self.product = PathProduct(degrees, degrees, out, paths)
-        self.gate = None if sparsity is None else sparsity.gate(self.product)
+        paths, gate = (paths, None) if sparsity is None else sparsity.thinned(paths)
+        self.product, self.gate = PathProduct(degrees, degrees, out, paths), gate
         self.everything = tuple(range(len(paths)))
-        factors = torch.tensor(balanced(paths, self.everything))
-        self.register_buffer("factors", factors[:, None], persistent=False)
+        factors = torch.tensor(balanced(paths, self.everything), dtype=torch.float64)
+        self.register_constant("factors", factors[:, None])
         self.factors: Tensor
 
-    def selected(self, like: Tensor) -> tuple[tuple[int, ...], Float[Tensor, "selected 1"]]:
-        """The paths to compute and their factors."""
-        if self.gate is None:
-            return self.everything, self.factors.to(like.dtype)
-        return self.gate.selection, self.gate.coefficients().unsqueeze(-1)
+    @property
+    def selection(self) -> tuple[int, ...]:
+        """The paths to compute."""
+        return self.everything if self.gate is None else self.gate.selection
+
+    def coefficients(self) -> Float[Tensor, "selected 1"]:
+        """Their factors."""
+        return self.factors if self.gate is None else self.gate.coefficients().unsqueeze(-1)
+
+    def folded(self) -> Float[Tensor, "selected 1"]:
+        """By what the weights of the paths change if only the selected ones are there."""
+        plain = balanced(self.product.paths, self.selection)
+        return self.coefficients() / self.factors.new_tensor(plain)[:, None]
 
 
 def exchange_signs(channels: int) -> Float[Tensor, " channels"]:
@@ -248,7 +281,7 @@ class DirectPairFeatures(ExactConstants):
         self.signs: Tensor
         self.product = PathProduct(Degrees((0,)), self.natural, self.natural)
         factors = [math.sqrt(2 * l + 1) for l in self.natural.natural]
-        self.register_buffer("factors", torch.tensor(factors)[:, None], persistent=False)
+        self.register_constant("factors", torch.tensor(factors, dtype=torch.float64)[:, None])
         self.factors: Tensor
 
     def forward(

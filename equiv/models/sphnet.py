@@ -1,6 +1,6 @@
 """SPHNet: Hamiltonians of density functional theory by adaptive sparsity (Luo et al. 2025)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -106,6 +106,7 @@ class SPHNet(AbstractModel):
         random_until: optimizer step at which the random phase ends.
         fixed_from: optimizer step at which the gates are fixed.
         gate_seed: of the random phase.
+        selected: of an exported model (:meth:`compact`), the paths that each product has.
         mean_neighbors: mean number of neighbours within the cutoff, in the training set.
 
     Raises:
@@ -137,6 +138,7 @@ class SPHNet(AbstractModel):
         random_until: int = 0,
         fixed_from: int = 0,
         gate_seed: int = 0,
+        selected: Sequence[Sequence[int]] | None = None,
         mean_neighbors: float,
     ) -> None:
         if not isinstance(basis, OrbitalBasis):
@@ -173,6 +175,7 @@ class SPHNet(AbstractModel):
             "random_until": int(random_until),
             "fixed_from": int(fixed_from),
             "gate_seed": int(gate_seed),
+            "selected": None if selected is None else [list(map(int, s)) for s in selected],
             "mean_neighbors": float(mean_neighbors),
         }
         self.atom_cutoff, self.channels = float(cutoff), channels
@@ -204,7 +207,7 @@ class SPHNet(AbstractModel):
             nodes, channels, num_radial, hidden, mean_neighbors, gate=pair_gate()
         )
         self.direct = DirectPairFeatures(nodes, blocks, channels, num_radial, hidden)
-        paths = PathSparsity(sparsity, budget=budget, seed=gate_seed) if sparsity > 0 else None
+        paths = PathSparsity(sparsity, budget=budget, seed=gate_seed, selected=selected)
         self.diagonal, self.pairs = nn.ModuleList(), nn.ModuleList()
         for layer in range(pair_layers):
             self.diagonal.append(
@@ -222,7 +225,7 @@ class SPHNet(AbstractModel):
                     pair_gate=pair_gate() if layer > 0 else None,
                 )
             )
-        gates += [] if paths is None else paths.gates
+        gates += paths.gates
         self.schedule = SparsitySchedule(gates, random_until=random_until, fixed_from=fixed_from)
         self.readout = BlockReadout(basis, channels, basis.l_max, exchange=exchange_signs(channels))
         self.standardisation = BlockStandardisation(basis)
@@ -293,6 +296,38 @@ class SPHNet(AbstractModel):
         if not bool(within.all()):
             near = near.kept(torch.nonzero(within).squeeze(-1))
         return near, every
+
+    @torch.no_grad()
+    def compact(self) -> "SPHNet":
+        """The same model without the paths that it never computes: smaller, and just as fast.
+
+        Scores of paths are folded into the weights. Such a model is for prediction; it has nothing
+        left to choose.
+
+        Raises:
+            EquivError: the gates are not fixed yet.
+        """
+        if self.stage != 2:
+            phase = self.schedule.phase.name.lower()
+            raise EquivError(
+                f"only a model whose gates are fixed can be made compact, this one is {phase}; "
+                f"train it to step {self.schedule.fixed_from} first"
+            )
+        layers = [layer for pair in zip(self.diagonal, self.pairs, strict=True) for layer in pair]
+        chosen = [list(layer.paths.selection) for layer in layers]
+        recipe = {**self.recipe, "selected": chosen, "random_until": 0, "fixed_from": 0}
+        other = SPHNet(**recipe).to(device=self.device, dtype=self.dtype)
+        state = {name: x for name, x in self.state_dict().items() if name in other.state_dict()}
+        for kind, stack in (("diagonal", self.diagonal), ("pairs", self.pairs)):
+            for number, layer in enumerate(stack):
+                key = f"{kind}.{number}.weights" + (".rows" if kind == "pairs" else "")
+                index = torch.tensor(layer.paths.selection, device=self.device)
+                factors = layer.paths.folded()
+                factors = factors.unsqueeze(-1) if kind == "pairs" else factors
+                state[key] = state[key][index] * factors
+        other.load_state_dict(state)
+        other.card = dict(self.card)
+        return other.train(self.training)
 
     def advance(self, step: int) -> None:
         """Tell the gates how many optimizer steps have been taken."""

@@ -1,0 +1,168 @@
+"""Layers of the Hamiltonian network: products over selected paths, and their kernels."""
+
+import pytest
+import torch
+
+from equiv.errors import EquivError
+from equiv.hamiltonian import row_functions
+from equiv.hamiltonian.coupling_paths import PathProduct, coupling_paths
+from equiv.hamiltonian.degrees import Degrees
+from equiv.hamiltonian.pair_layers import DiagonalLayer, PathSparsity
+from equiv.hamiltonian.radial import ExponentialBernstein
+from equiv.hamiltonian.row_functions import Rows
+from equiv.hamiltonian.row_kernels import row_library
+from equiv.so3 import wigner_3j
+
+NODES, BLOCKS = Degrees.up_to(4), Degrees((0, 1, 2, 3, 4), (1, 2, 3))
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def test_degrees_know_where_they_are():
+    assert BLOCKS.dim == 25 + 15
+    assert BLOCKS.natural_dim == 25
+    assert len(BLOCKS) == 8
+    assert BLOCKS.starts == (0, 1, 4, 9, 16, 25, 28, 33)
+    with pytest.raises(EquivError, match="distinct, ascending"):
+        Degrees((1, 0))
+
+
+def test_parity_decides_where_a_path_leads():
+    for path in coupling_paths(NODES, NODES, BLOCKS):
+        sign, l = BLOCKS.irreps[path.out]
+        assert path.degrees[2] == l
+        assert sign == (-1) ** sum(path.degrees)
+    # The paper's count for degree 4, where all couplings are called even.
+    assert len(coupling_paths(NODES, NODES, NODES, parity=False)) == 65
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("selection", [(0, 3, 7, 20, 33, 58), None])
+def test_products_agree_with_their_definition(selection, single):
+    product = PathProduct(NODES, NODES, BLOCKS)
+    selection = tuple(range(len(product.paths))) if selection is None else selection
+    x, y = normal(5, 25, 4), normal(5, 25, 1 if single else 4, seed=1)
+    w = normal(5, len(selection), 4, seed=2)
+    expected = torch.zeros(5, 40, 4, dtype=torch.float64)
+    for n, p in enumerate(selection):
+        l1, l2, l3 = product.paths[p].degrees
+        start = BLOCKS.starts[product.paths[p].out]
+        a = x[:, l1 * l1 : (l1 + 1) ** 2]
+        b = y[:, l2 * l2 : (l2 + 1) ** 2].expand(-1, -1, 4)
+        coupled = torch.einsum("ijk,ric,rjc,rc->rkc", wigner_3j(l1, l2, l3), a, b, w[:, n])
+        expected[:, start : start + 2 * l3 + 1] += coupled
+    torch.testing.assert_close(product(x, y, w, selection), expected)
+    torch.testing.assert_close(product.by_matrices(x, y, w, selection), expected)
+
+
+def test_a_selection_is_the_same_as_zero_weights():
+    """Dense with masked weights against compact: value and gradients."""
+    product = PathProduct(NODES, NODES, BLOCKS)
+    everything, selection = tuple(range(len(product.paths))), (0, 3, 7, 20, 33, 58)
+    x, y, w = normal(5, 25, 4), normal(5, 25, 4, seed=1), normal(5, len(everything), 4, seed=2)
+    mask = torch.zeros(len(everything), 1, dtype=torch.float64)
+    mask[list(selection)] = 1
+    found = []
+    for compact in (True, False):
+        given = [t.clone().requires_grad_() for t in (x, y, w)]
+        if compact:
+            z = product(given[0], given[1], given[2][:, list(selection)], selection)
+        else:
+            z = product(given[0], given[1], given[2] * mask, everything)
+        found.append([z, *torch.autograd.grad((z * normal(5, 40, 4, seed=3)).sum(), given)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    dropped = [p for p in everything if p not in selection]
+    assert (found[0][3][:, dropped] == 0).all()
+    assert (found[0][3][:, list(selection)] != 0).any()
+
+
+def test_an_unreachable_irrep_is_an_error():
+    with pytest.raises(EquivError, match=r"no path reaches the irreps \(sign, l\) \[\(-1, 4\)\]"):
+        PathProduct(Degrees((0, 1)), Degrees((0, 1)), Degrees((0,), (4,)))
+
+
+CASES = {
+    "linear": (lambda r, x, w: row_functions.linear(r, 1, x, w, 0.3), [(7, 40, 12), (8, 12, 12)]),
+    "graded": (lambda r, x, w: row_functions.linear(r, 2, x, w, 0.3), [(7, 40, 12), (16, 6, 6)]),
+    "norms": (lambda r, x: row_functions.norms(r, 6, x), [(7, 40, 12)]),
+    "gates": (
+        lambda r, x, s, o: row_functions.gates(r, 6, x, s, o),
+        [(7, 40, 12), (7, 1, 1), (7, 102)],
+    ),
+    "inner": (
+        lambda r, x: row_functions.inner(r, x, torch.tensor([0, 2, 2]), torch.tensor([1, 1, 6])),
+        [(7, 40, 12)],
+    ),
+    "together": (
+        lambda r, x: row_functions.together(
+            x,
+            torch.tensor([0, 2, 2]),
+            torch.tensor([1, 1, 6]),
+            torch.tensor([1.0, -1.0] * 6, dtype=x.dtype),
+        ),
+        [(7, 40, 12)],
+    ),
+}
+
+
+@pytest.mark.skipif(row_library(torch.float64) is None, reason="no compiler")
+@pytest.mark.parametrize("name", CASES)
+def test_kernels_agree_with_torch(name, monkeypatch):
+    function, shapes = CASES[name]
+    rows = Rows(BLOCKS, 12)
+
+    def results():
+        given = [normal(*s, seed=n).requires_grad_() for n, s in enumerate(shapes)]
+        out = function(rows, *given)
+        out = out if isinstance(out, tuple) else (out,)
+        grads = [normal(*o.shape, seed=9 + n) for n, o in enumerate(out)]
+        return [*out, *torch.autograd.grad(out, given, grads)]
+
+    fast = results()
+    monkeypatch.setattr(row_functions, "_possible", lambda *tensors: False)
+    for one, other in zip(fast, results(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kernels_have_second_derivatives(name):
+    function, shapes = CASES[name]
+    given = [normal(*s, seed=n).requires_grad_() for n, s in enumerate(shapes)]
+    rows = Rows(BLOCKS, 12)
+
+    def slope(x):
+        out = function(rows, x, *given[1:])
+        out = out[0] if isinstance(out, tuple) else out
+        return torch.autograd.grad((out**2).sum(), x, create_graph=True)[0]
+
+    x, direction, h = given[0], normal(*shapes[0], seed=5), 1e-5
+    moved = (slope(x + h * direction) - slope(x - h * direction)).detach() / (2 * h)
+    (exact,) = torch.autograd.grad(slope(x), x, direction)
+    torch.testing.assert_close(exact, moved, rtol=1e-6, atol=1e-6)
+
+
+def test_only_weights_of_kept_paths_have_gradients():
+    sparsity = PathSparsity(0.7)
+    layer = DiagonalLayer(NODES, BLOCKS, 4, 8, sparsity=sparsity).double()
+    layer(normal(3, 25, 4)).square().sum().backward()
+    kept = sparsity.gates[0].kept
+    assert (layer.weights.grad[~kept] == 0).all()
+    assert (layer.weights.grad[kept].abs().sum(1) > 0).all()
+
+
+def test_bernstein_functions_are_smooth_and_vanish_at_the_cutoff():
+    basis = ExponentialBernstein(8, 5.0).double()
+    r = torch.linspace(0, 6, 601, dtype=torch.float64, requires_grad=True)
+    values = basis(r)
+    assert torch.isfinite(values).all()
+    assert (values[r >= 5] == 0).all()
+    (slope,) = torch.autograd.grad(values.sum(), r)
+    assert torch.isfinite(slope).all()
+    # Without the window they are a partition of unity.
+    total = values.sum(1) / 8**0.5
+    torch.testing.assert_close(total[1:500], basis.window(r)[1:500], rtol=1e-9, atol=1e-12)
+    with pytest.raises(EquivError, match="num >= 2"):
+        ExponentialBernstein(1, 5.0)
