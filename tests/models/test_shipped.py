@@ -91,3 +91,15 @@ def test_rock_salt_is_as_accurate_as_its_card_says(shared_data):
     metrics = errors_of("ionic_crystals", shared_data / "ionic_crystals" / "NaCl_test.xyz", every=4)
     assert metrics["energy_per_atom"].mae < 0.3e-3
     assert metrics["forces"].rmse < 3e-3  # eV/Angstrom
+
+
+def test_dipoles_of_water_are_as_accurate_as_their_card_says(shared_data):
+    from equiv.train.property import PropertyTask
+
+    file = shared_data / "hamiltonian" / "water_b3lyp_def2svp.npz"
+    if not file.exists():
+        pytest.skip(f"needs {file}")
+    model = equiv.load_model(MODELS / "water_dipole" / "weights.safetensors")
+    task = PropertyTask.for_model(model, [f"{file}@600:700"], model.card["recipe"])
+    metrics = task.evaluate(model, task.train.samples).metrics
+    assert metrics["property"].rmse < 4e-3  # atomic units
