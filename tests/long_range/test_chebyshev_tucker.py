@@ -34,8 +34,16 @@ def error(a, b):
     return float((a - b).norm() / b.norm())
 
 
+@pytest.fixture
+def boxes_for_all(monkeypatch):
+    """The variants for large systems, however small the structure."""
+    monkeypatch.setattr("equiv.long_range.chebyshev_tucker.FLOOR", 0.0)
+    monkeypatch.setattr("equiv.long_range.chebyshev_tucker.PAIR", 1e9)
+    monkeypatch.setattr("equiv.long_range.chebyshev_tucker.WAVE_ATOMS", 0)
+
+
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-7])
-def test_finite_systems_agree_with_the_direct_sum(tolerance):
+def test_finite_systems_agree_with_the_direct_sum(tolerance, boxes_for_all):
     x, q = melt(2500, (29.0, 29.0, 29.0))
     exact = DirectSum().evaluate(x, q)
     out = ChebyshevTucker(tolerance).evaluate(x, q)
@@ -46,7 +54,7 @@ def test_finite_systems_agree_with_the_direct_sum(tolerance):
 
 
 @pytest.mark.parametrize("size", [(140.0, 9.0, 9.0), (46.0, 46.0, 5.0)], ids=["rod", "sheet"])
-def test_rods_and_sheets_agree_with_the_direct_sum(size):
+def test_rods_and_sheets_agree_with_the_direct_sum(size, boxes_for_all):
     x, q = melt(1100, size)
     exact = DirectSum().evaluate(x, q)
     assert error(ChebyshevTucker(1e-5).evaluate(x, q).forces, exact.forces) < 1e-5
@@ -72,14 +80,6 @@ def test_a_net_charge_has_a_background():
     exact = EwaldSum(1e-10)(x, q, OBLIQUE, PERIODIC)
     for potential in (ChebyshevTucker(1e-6), ChebyshevTucker(1e-6, cutoff=4.5)):
         torch.testing.assert_close(potential(x, q, OBLIQUE, PERIODIC), exact, rtol=1e-6, atol=0)
-
-
-@pytest.fixture
-def boxes_for_all(monkeypatch):
-    """The variants for large systems, however small the structure."""
-    monkeypatch.setattr("equiv.long_range.chebyshev_tucker.FLOOR", 0.0)
-    monkeypatch.setattr("equiv.long_range.chebyshev_tucker.PAIR", 1e9)
-    monkeypatch.setattr("equiv.long_range.chebyshev_tucker.WAVE_ATOMS", 0)
 
 
 BOUNDARIES = {
@@ -154,6 +154,48 @@ def test_waves_direct_sums_and_boxes_agree(boundary, tolerance, monkeypatch):
     monkeypatch.setattr("equiv.long_range.chebyshev_tucker.WAVE_ATOMS", 0)
     large = ChebyshevTucker(tolerance, cutoff=4.5).evaluate(x, q, cell, pbc)
     assert error(large.forces, small_variant.forces) < tolerance
+
+
+@pytest.mark.parametrize("waves", [True, False], ids=["waves", "boxes"])
+@pytest.mark.parametrize("boundary", ["wire", "slab", "crystal"])
+def test_strain_derivatives_by_finite_strain(boundary, waves, monkeypatch):
+    if not waves:
+        monkeypatch.setattr("equiv.long_range.chebyshev_tucker.WAVE_ATOMS", 0)
+    elif boundary != "crystal":
+        pytest.skip("slabs and wires always have boxes")
+    x, q, cell, pbc = small(boundary, atoms=20)
+    q = q - q.mean()
+    potential = ChebyshevTucker(1e-7 if boundary == "crystal" else 1e-5)
+    directions = torch.eye(9, dtype=torch.float64).view(9, 3, 3)
+    strains = [(d + d.T) / 2 for d in directions[[0, 1, 2, 4, 5, 8]]]
+
+    def energy(strain):
+        turn = torch.eye(3, dtype=torch.float64) + strain
+        return potential(x @ turn, q, cell @ turn, pbc).sum()
+
+    strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(energy(strain), strain)
+    slope = (slope + slope.T) / 2
+    if boundary == "crystal":
+        stress = potential.evaluate(x, q, cell, pbc).stress[0]
+        torch.testing.assert_close(stress * torch.linalg.det(cell[0]).abs(), slope)
+    h = 2e-3
+    for direction in strains:
+        far = energy(2 * h * direction) - energy(-2 * h * direction)
+        near = energy(h * direction) - energy(-h * direction)
+        difference = (8 * near - far) / (12 * h)
+        expected = (slope * direction).sum()
+        assert abs(difference - expected) < 100 * potential.tolerance * slope.norm()
+
+
+@pytest.mark.parametrize("atoms", [100, 250], ids=["waves", "boxes"])
+def test_crystals_to_nine_digits(atoms):
+    x, q = melt(atoms, (1.0, 1.0, 1.0))
+    x = x @ OBLIQUE
+    exact = EwaldSum(1e-12).evaluate(x, q, OBLIQUE, PERIODIC)
+    out = ChebyshevTucker(1e-9).evaluate(x, q, OBLIQUE, PERIODIC)
+    assert error(out.forces, exact.forces) < 1e-9
+    assert error(out.potentials, exact.potentials) < 1e-9
 
 
 def test_a_batch_of_everything_equals_its_structures():
@@ -244,7 +286,7 @@ def test_the_tuned_parameters_are_reported():
         assert rough[name] < fine[name]
 
 
-def test_one_smooth_box_agrees_with_the_direct_sum():
+def test_one_smooth_box_agrees_with_the_direct_sum(boxes_for_all):
     x, q = melt(1200, (23.0, 23.0, 23.0))
     exact = DirectSum().evaluate(x, q)
     potential = ChebyshevTucker(1e-4, smooth=True)
@@ -259,7 +301,7 @@ def test_one_smooth_box_agrees_with_the_direct_sum():
 
 
 @pytest.mark.parametrize("smooth", [False, True])
-def test_forces_jump_less_than_the_tolerance_between_boxes(smooth):
+def test_forces_jump_less_than_the_tolerance_between_boxes(smooth, boxes_for_all):
     x, q = melt(1200, (23.0, 23.0, 23.0))
     potential = ChebyshevTucker(1e-3, smooth=smooth, short_range=False)
     path = torch.linspace(0.0, 7.0, 60)
