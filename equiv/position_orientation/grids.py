@@ -82,7 +82,7 @@ class OrientationGrid(ExactConstants):
             frame = torch.linalg.inv(moment)
         self.register_constant("points", points)
         self.register_constant("weights", weights)
-        self.register_constant("frame", frame)
+        self.register_constant("frame", frame.contiguous())
         self.points: Tensor
         self.weights: Tensor
         self.frame: Tensor

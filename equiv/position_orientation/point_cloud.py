@@ -152,9 +152,10 @@ class PointCloudNetwork(nn.Module):
         self.inputs, self.outputs, self.channels = inputs, outputs, channels
         self.cutoff, self.degree, self.mean_neighbors = cutoff, degree, mean_neighbors
         self.invariants = R3S2Invariants() if dim == 3 else R2S1Invariants()
+        self.exponents = exponents(self.invariants.count, degree)
         self.window = PolynomialCutoff(6)
         self.embedding = nn.Linear(inputs.total, channels, bias=False)
-        self.first = nn.Linear(len(exponents(self.invariants.count, degree)), hidden)
+        self.first = nn.Linear(len(self.exponents), hidden)
         self.second = nn.Linear(hidden, basis)
         self.blocks = nn.ModuleList(
             CloudBlock(
@@ -203,7 +204,7 @@ class PointCloudNetwork(nn.Module):
         reach = torch.cat([weight, weight.new_ones(1, 1)])[graph.edges]
         a = self.invariants(r, o[graph.receivers], o[graph.senders])
         gelu = nn.functional.gelu
-        basis = gelu(self.second(gelu(self.first(monomials(a, self.degree)))))
+        basis = gelu(self.second(gelu(self.first(monomials(a, self.exponents)))))
         basis = basis * reach * weight[graph.senders]
         x = self.embedding(self._lifted(o, receivers, scalars, vectors_in, tensors_in))
         read = x.new_zeros(x.shape[0], self.outputs.total)

@@ -1,6 +1,6 @@
 r"""The published kernel: a perceptron of polynomials of what an orientation sees of a vector."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from math import factorial, prod
@@ -13,7 +13,7 @@ from equiv.choices import choose
 from equiv.errors import EquivError
 from equiv.graph.blocks import NeighborBlocks
 from equiv.nn.cutoff import PolynomialCutoff
-from equiv.position_orientation.gelu import gelu
+from equiv.position_orientation.blockwise import blockwise
 from equiv.position_orientation.grids import OrientationGrid
 from equiv.position_orientation.invariants import (
     planar_attributes,
@@ -89,6 +89,7 @@ class PolynomialKernel(Kernel):
             raise EquivError(f"PolynomialKernel: degree must be at least 1, got {degree}")
         self.attributes = choose(ATTRIBUTES, attributes, "PolynomialKernel: attributes")
         self.degree, self.cutoff, self.fiber_size = degree, cutoff, basis
+        self.exponents, self.fiber_exponents = exponents(2, degree), exponents(1, degree)
         self.pair_scalars, self.condition = pair_scalars, condition
         self.window = PolynomialCutoff(6)
         self.first = _folded_linear(2, degree, hidden)
@@ -130,21 +131,28 @@ class PolynomialKernel(Kernel):
     def fiber(self, grid: OrientationGrid) -> Float[Tensor, "orientations orientations fiber_size"]:
         r"""The same perceptron, with weights of its own, of :math:`o \cdot p`."""
         cosines = (grid.points @ grid.points.T).unsqueeze(-1)
-        hidden = gelu(self.fiber_first(monomials(cosines, self.degree)))
-        return gelu(self.fiber_second(hidden))
+        hidden = nn.functional.gelu(self.fiber_first(monomials(cosines, self.fiber_exponents)))
+        return nn.functional.gelu(self.fiber_second(hidden))
 
     def convolution(self, channels: int, mean_neighbors: float) -> SpatialConvolution:
         """A layer that convolves with kernels of this family."""
         return PolynomialConvolution(channels, self.fiber_size, mean_neighbors=mean_neighbors)
 
     def _perceptron(self, a: Tensor, extra: Tensor | None) -> Tensor:
-        hidden = self.first(monomials(a, self.degree))
+        weights = (self.first.weight, self.first.bias, self.second.weight, self.second.bias)
+        rows = monomials(a, self.exponents)
         if extra is not None:
-            hidden = hidden + extra.unsqueeze(1)
-        return gelu(self.second(gelu(hidden)))
+            own = extra.unsqueeze(1) + nn.functional.linear(rows, *weights[:2])
+            return nn.functional.gelu(self.second(nn.functional.gelu(own)))
+        return blockwise(_two_layers, rows.flatten(0, -2), *weights).unflatten(0, rows.shape[:-1])
 
     def extra_repr(self) -> str:
         return f"degree={self.degree}, cutoff={self.cutoff}"
+
+
+def _two_layers(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    linear, activation = nn.functional.linear, nn.functional.gelu
+    return activation(linear(activation(linear(x, w1, b1)), w2, b2))
 
 
 class PolynomialConvolution(SpatialConvolution):
@@ -214,17 +222,17 @@ def modulation(
 
 
 def monomials(
-    x: Float[Tensor, "*points attributes"], degree: int
+    x: Float[Tensor, "*points attributes"], which: Sequence[tuple[int, ...]]
 ) -> Float[Tensor, "*points monomials"]:
-    r"""All products of 1 to ``degree`` attributes, in the order of :func:`exponents`."""
+    """Products of attributes, each made of one before it (:func:`exponents`)."""
     columns = x.unbind(-1)
     terms: dict[tuple[int, ...], Tensor] = {(): torch.ones_like(columns[0])}
     out = []
-    for which in exponents(x.shape[-1], degree):
-        terms[which] = (
-            terms[which[:-1]] * columns[which[-1]] if len(which) > 1 else columns[which[0]]
-        )
-        out.append(terms[which])
+    for factors in which:
+        *_, last = factors
+        before = factors[:-1]
+        terms[factors] = terms[before] * columns[last] if before else columns[last]
+        out.append(terms[factors])
     return torch.stack(out, -1)
 
 

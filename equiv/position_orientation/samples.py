@@ -1,6 +1,6 @@
 """What a kernel is at the pairs of a graph, before the layers make their own kernels of it."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any
 
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from equiv.graph.blocks import NeighborBlocks
 from equiv.position_orientation.grids import OrientationGrid
 
 
-class SpatialConvolution(nn.Module):
+class SpatialConvolution(nn.Module, ABC):
     r"""Depthwise convolution over positions, for each orientation by itself.
 
     .. math::
@@ -50,7 +50,7 @@ class SpatialConvolution(nn.Module):
         """Multiply the kernel by a number."""
 
 
-class Kernel(nn.Module):
+class Kernel(nn.Module, ABC):
     r"""A family of functions of a vector and an orientation, invariant when both turn.
 
     All layers of a network share a kernel's samples (:meth:`forward`), which depend on the geometry
