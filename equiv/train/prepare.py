@@ -254,7 +254,10 @@ def settle(
     scale = learned.forces if learned.forces is not None else learned.energy or 1.0
     choose("model", "mean_neighbors", sizes.neighbors, f"{sizes.neighbors:.2f}")
     choose("model", "scale", scale, f"{scale:.4g} eV")
-    choose("model", "shift", sizes.shift, f"{sizes.shift:.4g} eV/atom")
+    shift = sizes.shift
+    if getattr(model, "long_range", None) is not None and not any(reference.values.values()):
+        shift = 0.0  # energies are counted from free pieces: their mean is the long-range term's
+    choose("model", "shift", shift, f"{shift:.4g} eV/atom")
     num_edges = [int(graph.senders.shape[0]) for graph in split.graphs]
     budget = automatic_edge_budget(num_edges, train.batch_size)
     choose("train", "batch_edges", budget, f"{budget}, and at most {train.batch_size} structures")

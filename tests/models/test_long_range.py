@@ -1,11 +1,13 @@
 """The long-range term: its charges, what it adds, and what it refuses."""
 
 import ase
+import ase.io
 import numpy as np
 import pytest
 import torch
 
 import equiv
+import equiv.train
 from equiv.errors import DataError, EquivError
 from equiv.graph import AtomGraph, collate
 from equiv.models import LongRange, LongRangeModel, build_model
@@ -148,3 +150,26 @@ def test_an_unusable_total_charge_is_refused_where_it_matters():
 def test_virials_of_single_atoms_are_refused():
     with pytest.raises(EquivError, match="virials of single atoms"):
         predict(build(**IONS), pair(3.0), atomic_virials=True)
+
+
+@pytest.mark.parametrize(("reference", "zero"), [(0.0, True), (-1.0, False)])
+def test_the_automatic_shift_leaves_interaction_energies_to_the_charges(tmp_path, reference, zero):
+    """Energies counted from free ions vanish with the distance, which no constant does."""
+    frames = []
+    for distance in (2.4, 2.7, 3.1, 3.6):
+        atoms = pair(distance)
+        atoms.info["REF_energy"] = 2 * reference - COULOMB / distance
+        frames.append(atoms)
+    ase.io.write(tmp_path / "train.xyz", frames)
+    recipe = {
+        "data": {
+            "train": str(tmp_path / "train.xyz"),
+            "labels": {"energy": "REF_energy"},
+            "reference_energies": {"Na": reference, "Cl": reference},
+        },
+        "model": {"cutoff": 4.0, "channels": 2, "radial_hidden": [2], "long_range": {}},
+        "train": {"epochs": 1, "threads": 1},
+        "output": str(tmp_path / "run"),
+    }
+    model = equiv.load_model(equiv.train.run(recipe, report=False).model)
+    assert (model.recipe["shift"] == 0) == zero
