@@ -269,8 +269,8 @@ class ChebyshevTucker(FusedPotential):
         """The splitting of the kernel for finite structures of that extent (Angstrom), or crystals.
 
         Tables are made for reaches of 8, 16, 32, ... cutoffs. Crystals do not see the error of the
-        long-range part beyond the cutoff, only that of waves left out.
-        Crystals to more than eight digits have the splitting of Ewald.
+        long-range part beyond the cutoff, only that of waves left out; to more than eight digits
+        they have the splitting of Ewald.
         """
         if extent is None and self.exponent == 1 and self.tolerance < FINEST:
             return screened_splitting(self.cutoff, 0.3 * self.tolerance)
@@ -278,6 +278,8 @@ class ChebyshevTucker(FusedPotential):
         if extent is not None:
             doublings = max(3, math.ceil(math.log2(max(1.0, extent / self.cutoff))))
             epsilon = self.tolerance / 8
+            if doublings > 9:  # the long lines of wires: finer tables would take minutes
+                epsilon = max(epsilon, 1e-8)
         return cached_splitting(
             self.cutoff,
             max(epsilon, SMALLEST_ERROR),
