@@ -85,7 +85,7 @@ def main() -> None:
             chosen += single_ions(frames)
         ase.io.write(arguments.runs / f"{part}.xyz", chosen)
     store = RESULTS / "charged_dimers.json"
-    content = json.loads(store.read_text()) if store.exists() else {"rows": []}
+    content: dict = json.loads(store.read_text()) if store.exists() else {"rows": []}
     for term in arguments.terms or TERMS:
         rows = measured(term, trained(term, arguments), frames, arguments.epochs)
         content["rows"] = [row for row in content["rows"] if row["model"] != term] + rows

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     arguments = parser.parse_args()
     store = RESULTS / "ionic_clusters.json"
-    content = json.loads(store.read_text()) if store.exists() else {"rows": []}
+    content: dict = json.loads(store.read_text()) if store.exists() else {"rows": []}
     for term in arguments.terms or TERMS:
         rows = measured(term, trained(term, arguments))
         content["rows"] = [row for row in content["rows"] if row["model"] != term] + rows
@@ -70,8 +70,8 @@ def trained(term: str, arguments: argparse.Namespace) -> Path:
 def measured(term: str, model: Path) -> list[dict]:
     """Errors on compact clusters, and on pairs at each gap and together."""
     calculator = EquivCalculator(model)
-    compact = ase.io.read(DATA / "test_compact.xyz", ":")
-    apart = ase.io.read(DATA / "test_apart.xyz", ":")
+    compact = list(ase.io.iread(DATA / "test_compact.xyz"))
+    apart = list(ase.io.iread(DATA / "test_apart.xyz"))
     rows = [
         {"model": term, "part": "compact", **errors(compact, calculator)},
         {"model": term, "part": "apart", **errors(apart, calculator)},
