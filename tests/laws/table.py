@@ -590,7 +590,7 @@ class Turned:
     """The octahedron's orientations as inputs, so that they can turn along."""
 
     points: Tensor
-    antipodes: Tensor = ORIENTATIONS.antipodes
+    antipodes: Tensor | None
     dim: int = 3
 
 
@@ -602,13 +602,13 @@ class SeenByOrientations(nn.Module):
         self.kernel, self.convolution = kernel, convolution
 
     def forward(self, x: Tensor, vectors: Tensor, points: Tensor) -> Tensor:
-        samples = self.kernel(vectors, Turned(points), NEIGHBORS)
+        samples = self.kernel(vectors, Turned(points, ORIENTATIONS.antipodes), NEIGHBORS)
         return self.convolution(x, samples, NEIGHBORS)
 
 
 def orientation_inputs(g: torch.Generator) -> list[Tensor]:
     """Features on the octahedron, vectors of the pairs, and the octahedron."""
-    vectors = torch.randn(PAIRS, 3, generator=g, dtype=torch.float64)
+    vectors = 0.6 * torch.randn(PAIRS, 3, generator=g, dtype=torch.float64)
     x = torch.randn(ATOMS, ORIENTATIONS.num, 4, generator=g, dtype=torch.float64)
     return [x, vectors, ORIENTATIONS._exact["points"].clone()]
 
@@ -642,7 +642,10 @@ class WithSamples(nn.Module):
         self.layer = build(self.kernel)
 
     def forward(self, x: Tensor, vectors: Tensor, points: Tensor) -> Tensor:
-        grid, weights = Turned(points), x.new_full((x.shape[1],), 1 / x.shape[1])
+        grid, weights = (
+            Turned(points, ORIENTATIONS.antipodes),
+            x.new_full((x.shape[1],), 1 / x.shape[1]),
+        )
         samples = self.kernel(vectors, grid, NEIGHBORS)
         if isinstance(self.layer, NeighborAttention):
             spatial = self.get_submodule("spatial")
@@ -677,7 +680,7 @@ CLOUD = CloudGraph(SENDERS, RECEIVERS, torch.arange(len(SENDERS)))
 
 def orientation_network(kernel: Callable[[], nn.Module]) -> Layer:
     channels = Channels(scalars=2, vectors=2)
-    vectors = torch.randn(PAIRS, 3, generator=torch.Generator().manual_seed(5)).double()
+    vectors = 0.5 * torch.randn(PAIRS, 3, generator=torch.Generator().manual_seed(5)).double()
 
     def inputs(g: torch.Generator) -> list[Tensor]:
         return [
@@ -692,24 +695,48 @@ def orientation_network(kernel: Callable[[], nn.Module]) -> Layer:
         out = net(pairs, NEIGHBORS, scalars=s, vectors_in=v, orientation=frame.T)
         return [out.scalars, out.vectors, out.invariants]
 
-    return Layer(
-        f"OrientationNetwork, {type(kernel()).__name__}",
-        OrientationNetwork,
-        lambda: OrientationNetwork(
+    def build() -> nn.Module:
+        net = OrientationNetwork(
             grid=orientation_grid("octahedron"),
             kernel=kernel(),
             inputs=channels,
             outputs=channels,
-            channels=4,
+            channels=8,
             layers=2,
             mean_neighbors=float(WIDTH),
-        ),
+            layer_scale=0.1,
+        )
+        for block in net.blocks:  # small kernels make the norm stiff, and differences bad
+            block.spatial.rescale(40.0)
+        return net
+
+    return Layer(
+        f"OrientationNetwork, {type(kernel()).__name__}",
+        OrientationNetwork,
+        build,
         inputs,
         [None, "vector", "vector", "vector"],
         [None, "vector", None],
         call=call,
         also_stores=[f"grid.{name}" for name in ("points", "weights", "frame")],
     )
+
+
+def point_cloud_network() -> nn.Module:
+    net = PointCloudNetwork(
+        inputs=Channels(scalars=2, vectors=1),
+        outputs=Channels(scalars=1, vectors=2),
+        channels=8,
+        layers=2,
+        mean_neighbors=float(WIDTH),
+        layer_scale=0.1,
+        cutoff=6.0,
+        hidden=6,
+        basis=6,
+    )
+    for block in net.blocks:
+        block.weight.weight.data *= 20
+    return net
 
 
 def point_cloud_call(net: nn.Module, s: Tensor, v: Tensor, vectors: Tensor) -> list[Tensor]:
@@ -772,7 +799,9 @@ LAYERS = [
         None,
         groups=[12],
     ),
-    seen_by_orientations(lambda: PolynomialKernel(6, 8, attributes="smooth"), PolynomialKernel),
+    seen_by_orientations(
+        lambda: PolynomialKernel(6, 8, degree=2, attributes="smooth"), PolynomialKernel
+    ),
     seen_by_orientations(lambda: PolynomialKernel(6, 8, cutoff=4.0), PolynomialConvolution),
     seen_by_orientations(legendre_kernel, LegendreKernel),
     seen_by_orientations(legendre_kernel, LegendreConvolution),
@@ -814,20 +843,11 @@ LAYERS = [
         call=lambda layer, x, basis: layer(x, basis, CLOUD),
     ),
     orientation_network(legendre_kernel),
-    orientation_network(lambda: PolynomialKernel(6, 8, attributes="smooth")),
+    orientation_network(lambda: PolynomialKernel(6, 8, degree=2, attributes="smooth")),
     Layer(
         "PointCloudNetwork",
         PointCloudNetwork,
-        lambda: PointCloudNetwork(
-            inputs=Channels(scalars=2, vectors=1),
-            outputs=Channels(scalars=1, vectors=2),
-            channels=4,
-            layers=2,
-            mean_neighbors=float(WIDTH),
-            cutoff=6.0,
-            hidden=6,
-            basis=6,
-        ),
+        point_cloud_network,
         lambda g: [
             torch.randn(ATOMS, 2, generator=g, dtype=torch.float64),
             torch.randn(ATOMS, 1, 3, generator=g, dtype=torch.float64),

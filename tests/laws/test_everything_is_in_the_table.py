@@ -6,14 +6,18 @@ import pkgutil
 
 import torch
 
+import equiv.long_range
 import equiv.message_passing
 import equiv.models
 import equiv.nn
+import equiv.position_orientation
 import equiv.tensor_products
 from equiv.constants import ExactConstants
 from equiv.message_passing.rank_one import RankOneConvolution
 from equiv.models import MODELS as REGISTRY
 from equiv.models import AbstractModel, Model
+from equiv.position_orientation import OrientationGrid
+from equiv.position_orientation.block import ResidualPerceptron
 from equiv.tensor_products import (
     GauntTensorProduct,
     PathTensorProduct,
@@ -29,15 +33,24 @@ from .table import LAYERS, MODEL_KINDS, MODELS, OTHER_MODELS
 BASES = {
     ExactConstants,
     GauntTensorProduct,
+    OrientationGrid,
     PathTensorProduct,
     PowerProduct,
     RankOneConvolution,
+    ResidualPerceptron,
     SphericalTensorProduct,
     TensorProduct,
 }
 # Parts of products that are in the table.
 PARTS = PointwiseProduct
-PACKAGES = (equiv.nn, equiv.message_passing, equiv.tensor_products, equiv.models)
+PACKAGES = (
+    equiv.long_range,
+    equiv.nn,
+    equiv.message_passing,
+    equiv.tensor_products,
+    equiv.models,
+    equiv.position_orientation,
+)
 
 
 def public_modules():
