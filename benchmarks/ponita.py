@@ -90,8 +90,6 @@ def measure(case: str, n: int, threads: int, checkout: str) -> list[dict[str, An
     try:
         for kind, side in sides.items():
             side.ask("open", kind=kind, grid=name, num=num, checkout=checkout, threads=threads)
-        if case == "forward":
-            check_equality(sides)
         samples: dict[str, list[dict[str, float]]] = {kind: [] for kind in sides}
         peaks = {}
         for turn in range(1 + REPEATS[case]):
@@ -100,6 +98,8 @@ def measure(case: str, n: int, threads: int, checkout: str) -> list[dict[str, An
                 peaks[kind] = answer["peak_gb"]
                 if turn:  # the first is to warm up
                     samples[kind].append(answer)
+        if case == "forward":  # last, or its peak of memory would be that of forces
+            check_equality(sides)
     finally:
         for side in sides.values():
             side.close()
