@@ -5,7 +5,7 @@ Parts can be run one by one and are put together in one file of results:
 - ``contraction``: the Clebsch-Gordan many-body product, which multiplies no zeros, against the same
   polynomials evaluated with dense couplings by Horner's rule;
 - ``powers``: the many-body product on one grid against the same product as a chain of pairwise
-  products on their own minimal grids, for three and four factors;
+  products on their own minimal grids, both by kernels, for three and four factors;
 - ``steps``: the time of a training step (energy, forces, gradients of all weights, Adam) of MACE
   with each product; the products take turns, medians are kept;
 - ``plot``: the tables and the picture alone, from the results that are there;
@@ -19,6 +19,7 @@ BOTNet data set of acetylacetone (``acac``), which ``FOLDER`` contains.
 """
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -34,13 +35,14 @@ from torch import Tensor
 from equiv.graph import AtomGraph, collate
 from equiv.models import build_model
 from equiv.so3 import symmetric_couplings
-from equiv.so3.grids import product_grid
+from equiv.so3.grids import lebedev_grid
 from equiv.tensor_products import (
     MANY_BODY_PRODUCTS,
     GauntManyBodyProduct,
     ManyBodyProduct,
     SymmetricPolynomial,
 )
+from equiv.tensor_products.gaunt_grid import GridProduct
 from equiv.tensor_products.many_body_grid import power_scales, signal_scales
 from equiv.tensor_products.powers import degree_scales
 
@@ -133,7 +135,7 @@ def contraction() -> list[dict]:
 
 
 class ChainedPowers:
-    """Pairwise Gaunt products, each on the smallest grid that is exact for it."""
+    """Pairwise Gaunt products by the package's kernel, each on its smallest exact grid."""
 
     def __init__(self, degree: int, degree_out: int, correlation: int) -> None:
         self.components = (degree_out + 1) ** 2
@@ -141,20 +143,19 @@ class ChainedPowers:
         self.scales = scales.float()[:, None]
         self.steps = []
         for power in range(2, correlation + 1):
-            low, high = (power - 1) * degree, power * degree
+            degrees = [(power - 1) * degree, degree, power * degree]
             if power == correlation:
-                high = degree_out
-            grid = product_grid(low + degree + high)
+                degrees[2] = degree_out
+            ones = [torch.ones((l + 1) ** 2, dtype=torch.float64) for l in degrees]
+            product = GridProduct(lebedev_grid(sum(degrees)), ones)
             gamma = degree_scales(power_scales(degree, degree_out, power), degree_out)
-            left, right = grid.harmonics(low), grid.harmonics(degree)
-            back = grid.harmonics(high).T * grid.weights
-            self.steps.append([t.float() for t in (left, right, back, gamma[:, None])])
+            self.steps.append((product, gamma.float()[:, None]))
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         x = self.scales * x
         z, out = x, []
-        for left, right, back, gamma in self.steps:
-            z = back @ ((left @ z) * (right @ x))
+        for product, gamma in self.steps:
+            z = product(z, x)
             out.append(gamma * z[:, : self.components])
         return out
 
@@ -171,9 +172,12 @@ def median(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str
 
 
 def powers() -> list[dict]:
-    rows, channels, atoms = [], 16, 400
-    print(f"{'L':>2} {'factors':>7} {'pass':18} {'chained':>8} {'one grid':>8} {'ratio':>6}   (ms)")
-    for degree in (1, 2, 3):
+    rows, atoms = [], 400
+    print(
+        f"{'L':>2} {'channels':>8} {'factors':>7} {'pass':18} {'chained':>8} {'one grid':>8} "
+        f"{'ratio':>6}   (ms)"
+    )
+    for degree, channels in itertools.product((1, 2, 3), (16, 64)):
         for correlation in (3, 4):
             degree_out = 1
             one = GauntManyBodyProduct(
@@ -201,11 +205,10 @@ def powers() -> list[dict]:
                     15,
                 )
                 ratio = ms["chained"] / ms["one_grid"]
-                rows.append(
-                    {"L": degree, "factors": correlation, "pass": name, **ms, "ratio": ratio}
-                )
+                case = {"L": degree, "channels": channels, "factors": correlation, "pass": name}
+                rows.append(case | ms | {"ratio": ratio})
                 print(
-                    f"{degree:2} {correlation:7} {name:18} {ms['chained']:8.2f} "
+                    f"{degree:2} {channels:8} {correlation:7} {name:18} {ms['chained']:8.2f} "
                     f"{ms['one_grid']:8.2f} {ratio:6.1f}"
                 )
     return rows
@@ -404,7 +407,11 @@ def plot(results: dict, path: Path) -> None:
 
     for passed, marker in (("forward", "o"), ("forward + backward", "s")):
         for factors, style in ((3, "-"), (4, "--")):
-            rows = [r for r in results["powers"] if r["pass"] == passed and r["factors"] == factors]
+            rows = [
+                r
+                for r in results["powers"]
+                if (r["pass"], r["factors"], r["channels"]) == (passed, factors, 64)
+            ]
             right.plot(
                 [r["L"] for r in rows], [r["ratio"] for r in rows], style, marker=marker,
                 label=f"{factors} factors, {passed}",
@@ -420,7 +427,10 @@ def plot(results: dict, path: Path) -> None:
 
     right.axhline(1, color="0.6", lw=0.8)
     right.set(
-        xlabel="degree L", ylabel="chained / one grid", title="powers on one grid", ylim=(0, None)
+        xlabel="degree L",
+        ylabel="chained / one grid",
+        title="powers on one grid, 64 channels",
+        ylim=(0, None),
     )
     right.set_xticks([1, 2, 3])
     right.legend(fontsize="x-small")

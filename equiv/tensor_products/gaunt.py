@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiv.so3 import Irreps, gaunt_coefficient
+from equiv.so3 import gaunt_coefficient
 from equiv.tensor_products.pointwise import PointwiseProduct
 from equiv.tensor_products.sectors import SIGNS, Stacks, stack
-from equiv.tensor_products.spherical import ChannelMode, SphericalTensorProduct
+from equiv.tensor_products.spherical import SphericalTensorProduct
 
 
 class GauntTensorProduct(SphericalTensorProduct):
@@ -30,27 +30,6 @@ class GauntTensorProduct(SphericalTensorProduct):
     Subclasses differ in how the functions are multiplied, not in what comes out. (Luo, Chen and
     Krishnapriyan 2024, arXiv:2401.10216.)
     """
-
-    def __init__(
-        self,
-        irreps_in1: str | Irreps,
-        irreps_in2: str | Irreps,
-        irreps_out: str | Irreps | None = None,
-        *,
-        mode: ChannelMode | None = None,
-        weighted: bool = True,
-        rank: int | None = None,
-        internal_weights: bool = True,
-    ) -> None:
-        super().__init__(
-            irreps_in1,
-            irreps_in2,
-            irreps_out,
-            mode=mode,
-            weighted=weighted,
-            rank=rank,
-            internal_weights=internal_weights,
-        )
 
     def coupling(self, l1: int, l2: int, l3: int) -> float:
         return gaunt_coefficient(l1, l2, l3)

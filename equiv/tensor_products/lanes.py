@@ -50,7 +50,7 @@ def is_plain(x: Tensor) -> bool:
         x.device.type == "cpu"
         and (x.dtype is torch.float32 or x.dtype is torch.float64)
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch._C._is_tracing()
         and not isinstance(x, FakeTensor)
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0

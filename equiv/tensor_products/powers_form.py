@@ -95,11 +95,14 @@ class PowersForm:
         self, x: Tensor, u: Tensor | None, z: Tensor | None, *, powers: bool
     ) -> tuple[Tensor, Tensor]:
         """Derivatives of S by x (if z is given) and z (if ``powers``), or those along u."""
-        x, u, z = (None if t is None else t.contiguous() for t in (x, u, z))
-        assert x is not None
+        x, u, z = (
+            x.contiguous(),
+            None if u is None else u.contiguous(),
+            None if z is None else z.contiguous(),
+        )
         if x.dtype not in self._built:
             self._built[x.dtype] = self._constants(x.dtype)
-        template, transforms, factors, run = self._built[x.dtype]
+        template, transforms, factors, run, _ = self._built[x.dtype]
         operands = type(template).from_buffer_copy(template)
         for operand, tensor in zip(operands, (x, u, z), strict=True):
             operand.data = pointer(tensor)
@@ -124,8 +127,7 @@ class PowersForm:
             transforms[n // 2].sizes[n % 2] = matrix.shape[1]
             transforms[n // 2].matrices[n % 2] = matrix.data_ptr()
         factors = self.factors.to(dtype).contiguous()
-        transforms.matrices = matrices  # keeps them alive
-        return operands, transforms, factors, library.powers
+        return operands, transforms, factors, library.powers, matrices
 
 
 class _Powers(Function):

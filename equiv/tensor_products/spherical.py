@@ -191,9 +191,10 @@ class SphericalTensorProduct(TensorProduct):
         out = torch.zeros(shape, dtype=torch.float64)
         for p, coefficient in self.path_coefficients().items():
             key1, key2, key = (p.sign1, p.l1), (p.sign2, p.l2), (p.sign3, p.l3)
-            mixed = torch.einsum("ur,vr,rw->uvw", a[row1[key1]], b[row2[key2]], c[row[key]])
+            mixed = (a[row1[key1]][:, None] * b[row2[key2]]) @ c[row[key]]
             coupled = coefficient * wigner_3j(p.l1, p.l2, p.l3)
-            block = torch.einsum("uvw,ijk->uivjwk", mixed, coupled)
+            # [u, i, v, j, w, k]
+            block = mixed[:, None, :, None, :, None] * coupled[:, None, :, None, :]
             block = block.flatten(4, 5).flatten(2, 3).flatten(0, 1)
             out[at1[key1][:, None, None], at2[key2][:, None], at[key]] += block
         return out
