@@ -26,13 +26,14 @@ class Particles:
         positions: shape ``[particles, 3]``.
         velocities: shape ``[particles, 3]``.
         charges: shape ``[particles]``.
-        targets: positions after the time that is to be forecast. Shape ``[particles, 3]``.
+        targets: positions after the time that is to be forecast, if they are known. Shape
+            ``[particles, 3]``.
     """
 
     positions: Float[Tensor, "particles 3"]
     velocities: Float[Tensor, "particles 3"]
     charges: Float[Tensor, " particles"]
-    targets: Float[Tensor, "particles 3"]
+    targets: Float[Tensor, "particles 3"] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ParticleBatch:
         positions: shape ``[particles, 3]``.
         velocities: shape ``[particles, 3]``.
         charges: shape ``[particles]``.
-        targets: shape ``[particles, 3]``.
+        targets: NaN where they are not known. Shape ``[particles, 3]``.
         batch: the system of every particle.
         sizes: particles of every system. Shape ``[systems]``.
         neighbors: who sees whom.
@@ -79,8 +80,20 @@ def collate_particles(samples: Sequence[Particles]) -> ParticleBatch:
     """Several systems as one."""
     sizes = tuple(len(sample.charges) for sample in samples)
     batch, neighbors = _everyone(sizes)
-    joined = {f.name: torch.cat([getattr(s, f.name) for s in samples]) for f in fields(Particles)}
-    return ParticleBatch(**joined, batch=batch, sizes=torch.tensor(sizes), neighbors=neighbors)
+    return ParticleBatch(
+        positions=torch.cat([sample.positions for sample in samples]),
+        velocities=torch.cat([sample.velocities for sample in samples]),
+        charges=torch.cat([sample.charges for sample in samples]),
+        targets=torch.cat(
+            [
+                torch.full_like(s.positions, torch.nan) if s.targets is None else s.targets
+                for s in samples
+            ]
+        ),
+        batch=batch,
+        sizes=torch.tensor(sizes),
+        neighbors=neighbors,
+    )
 
 
 @lru_cache(maxsize=16)
