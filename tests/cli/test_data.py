@@ -161,3 +161,18 @@ def test_what_training_would_refuse_is_not_called_ready(here, capsys):
     write("forces.xyz", forces)
     assert main(["data", "check", "forces.xyz"]) == 2
     assert "cannot be fitted without energies" in capsys.readouterr().out
+
+
+def test_making_the_nbody_set_says_whether_it_is_the_published_one(monkeypatch, tmp_path, capsys):
+    from equiv.data import nbody
+
+    monkeypatch.setattr(nbody, "SIZES", {"test": 2})
+    monkeypatch.setattr(nbody, "START_STEP", 2)
+    monkeypatch.setattr(nbody, "TARGET_STEP", 4)
+    assert main(["data", "make", "nbody", "-o", str(tmp_path / "set")]) == 0
+    text = capsys.readouterr().out
+    assert "test.npz: 2 systems, equal to the published ones but for rounding" in text
+    assert main(["data", "make", "nbdy"]) == 2
+    assert "did you mean 'nbody'" in capsys.readouterr().err
+    assert main(["data", "make", "nbody", "more.xyz"]) == 2
+    assert "takes no files, got more.xyz" in capsys.readouterr().err
