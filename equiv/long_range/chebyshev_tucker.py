@@ -36,6 +36,8 @@ PAIR, CHARGE_NODE, GRID_NODE, FLOOR = 3.4, 0.2, 16.0, 1.2e6
 WAVE_ATOMS = 200
 # Below this tolerance the optimised splitting has no more digits, and the one of Ewald serves.
 FINEST = 1e-8
+# So many charges in a cube of the length of the cutoff may stand around a charge on average.
+CROWD = 20
 
 
 class LongPart(Protocol):
@@ -86,8 +88,9 @@ class ChebyshevTucker(FusedPotential):
             from 1e-9 to 1e-2. Where neighbours screen each other, as in a molten salt, forces are
             smaller but their errors are not: ask for a fifth.
         cutoff: of the short-range part, Angstrom. The cost depends on it weakly, and 6 suits
-            condensed matter (12 below a tolerance of 3e-9); a potential that is part of a model
-            takes the cutoff of the model and shares its neighbour list.
+            condensed matter (12 below a tolerance of 3e-9; up to eight times as much in thin finite
+            systems whose pairs are not given); a potential that is part of a model takes the cutoff
+            of the model and shares its neighbour list.
         exponent: :math:`p`, for instance 6 for dispersion.
         prefactor: in eV Angstrom^p (per squared charge); the default belongs to :math:`p = 1`.
         smooth: only variants that are infinitely differentiable, whatever the size.
@@ -108,6 +111,7 @@ class ChebyshevTucker(FusedPotential):
         super().__init__()
         if not 1e-9 <= tolerance <= 0.1:
             raise EquivError(f"tolerance must lie between 1e-9 and 0.1, got {tolerance}")
+        adaptive = cutoff is None and short_range
         if cutoff is None:
             cutoff = 6.0 if tolerance > 3e-9 else 12.0
         if not (math.isfinite(cutoff) and cutoff > 0):
@@ -116,17 +120,18 @@ class ChebyshevTucker(FusedPotential):
             raise EquivError(f"exponent must be positive, got {exponent}")
         self.tolerance, self.cutoff, self.exponent = tolerance, float(cutoff), float(exponent)
         self.prefactor, self.smooth, self.short_range = prefactor, smooth, short_range
+        self.adaptive = adaptive
 
     def energy(self, system: PointCharges, pairs: Pairs | None = None) -> Tensor:
         total = torch.zeros(system.num_graphs, dtype=torch.float64, device=system.cell.device)
-        for split, graphs, part in self._plan(system):
+        for split, graphs, part in self._plan(system, pairs):
             chosen, atoms = system.subset(graphs)
             energy = part.energy(chosen)
             if split is not None:
                 own = 0.5 * split.self_value * chosen.per_graph(chosen.charges.square())
                 energy = energy - own
                 if self.short_range:
-                    near = self._pairs(system, chosen, atoms, pairs)
+                    near = self._pairs(split, system, chosen, atoms, pairs)
                     energy = energy + pair_energies(split.short, chosen, near)
             total = total.index_add(0, torch.tensor(graphs, device=total.device), energy)
         return self.prefactor * total
@@ -135,7 +140,7 @@ class ChebyshevTucker(FusedPotential):
     def sums(
         self, system: PointCharges, pairs: Pairs | None = None, *, strain: bool = True
     ) -> PairSums:
-        plan = self._plan(system)
+        plan = self._plan(system, pairs)
         parts = []
         for split, graphs, part in plan:
             chosen, atoms = system.subset(graphs)
@@ -143,9 +148,9 @@ class ChebyshevTucker(FusedPotential):
             if split is not None:
                 sums.potentials.sub_(split.self_value * chosen.charges)
                 if self.short_range:
-                    near = self._pairs(system, chosen, atoms, pairs)
+                    near = self._pairs(split, system, chosen, atoms, pairs)
                     sums.add_(pair_sums(split.short, chosen, near, strain=strain))
-            if len(plan) == 1:
+            if len(plan) == 1 and chosen is system:
                 return sums.scaled_(self.prefactor)
             parts.append((sums, torch.tensor(graphs, device=atoms.device), atoms))
         total = PairSums.zeros(system)
@@ -159,7 +164,7 @@ class ChebyshevTucker(FusedPotential):
     @torch.no_grad()
     def changes(self, system: PointCharges, pairs: Pairs | None, moves: Tensor) -> Tensor:
         total = torch.zeros_like(moves)
-        for split, graphs, part in self._plan(system):
+        for split, graphs, part in self._plan(system, pairs):
             chosen, atoms = system.subset(graphs)
             moved = moves[atoms]
             out = part.changes(chosen, moved)
@@ -168,16 +173,21 @@ class ChebyshevTucker(FusedPotential):
             if split is not None:
                 out[:, 0] -= split.self_value * moved[:, 0]
                 if self.short_range:
-                    near = self._pairs(system, chosen, atoms, pairs)
+                    near = self._pairs(split, system, chosen, atoms, pairs)
                     out += pair_changes(split.short, chosen, near, moved)
             total.index_add_(0, atoms, out)
         return self.prefactor * total
 
     def _pairs(
-        self, system: PointCharges, chosen: PointCharges, atoms: Tensor, pairs: Pairs | None
+        self,
+        split: Splitting,
+        system: PointCharges,
+        chosen: PointCharges,
+        atoms: Tensor,
+        pairs: Pairs | None,
     ) -> Pairs:
         if pairs is None:
-            return Pairs.search(chosen.detached(), self.cutoff)
+            return Pairs.search(chosen.detached(), split.cutoff)
         if chosen is system:
             return pairs
         place = torch.full((len(system.positions),), -1, device=atoms.device)
@@ -186,7 +196,9 @@ class ChebyshevTucker(FusedPotential):
         shifts = None if pairs.shifts is None else pairs.shifts[keep]
         return Pairs(place[pairs.first[keep]], place[pairs.second[keep]], shifts)
 
-    def _plan(self, system: PointCharges) -> "list[tuple[Splitting | None, list[int], LongPart]]":
+    def _plan(
+        self, system: PointCharges, pairs: Pairs | None = None
+    ) -> "list[tuple[Splitting | None, list[int], LongPart]]":
         """Which part computes which structures, and the splitting that it needs if any."""
         plan: list[tuple[Splitting | None, list[int], LongPart]] = []
         direct: list[int] = []
@@ -197,7 +209,7 @@ class ChebyshevTucker(FusedPotential):
             if atoms == 0:
                 continue
             if not any(periodic):
-                boxes = self._finite(one)
+                boxes = self._finite(one, adaptive=self.adaptive and pairs is None)
                 if boxes is None:
                     direct.append(graph)
                 else:
@@ -226,17 +238,20 @@ class ChebyshevTucker(FusedPotential):
             plan.append((None, direct, AllPairs(kernel)))
         return plan
 
-    def _finite(self, system: PointCharges) -> FiniteBoxes | None:
+    def _finite(self, system: PointCharges, *, adaptive: bool) -> FiniteBoxes | None:
         """The boxes of a finite structure, or nothing if all pairs are less work."""
         atoms = len(system.positions)
         all_pairs = PAIR * atoms * (atoms - 1) / 2
+        # Below this tolerance the splitting itself has no more digits.
         if all_pairs < FLOOR or (self.tolerance < FINEST and atoms <= 20000):
             return None
-        split = self.splitting(extent(system))
+        cutoff = self.cutoff * (_thinness(system, self.cutoff) if adaptive else 1)
+        split = self.splitting(extent(system), cutoff)
         if self.smooth:
             boxes = self._one_box(system, split)
             return boxes if boxes and CHARGE_NODE * boxes.nodes**3 * atoms < all_pairs else None
-        boxes = FiniteBoxes(split, side=self.side, nodes=self._nodes(split))
+        side = 1.25 * cutoff
+        boxes = FiniteBoxes(split, side=side, nodes=nodes_needed(split, side, self.tolerance))
         nodes = boxes.nodes**3
         per_charge = CHARGE_NODE * nodes + 50 * PAIR
         work = FLOOR + per_charge * atoms + GRID_NODE * nodes * boxes.count(system)
@@ -250,8 +265,8 @@ class ChebyshevTucker(FusedPotential):
         """
         x = system.positions.detach()
         radius = float((x - x.mean(0)).abs().max())
-        steps = math.ceil(math.log(max(1.0, 2.02 * radius / self.cutoff)) / math.log(1.25))
-        side = self.cutoff * 1.25**steps
+        steps = math.ceil(math.log(max(1.0, 2.02 * radius / split.cutoff)) / math.log(1.25))
+        side = split.cutoff * 1.25**steps
         nodes = nodes_needed(split, side, 0.7 * self.tolerance)
         return (
             FiniteBoxes(split, side=side, nodes=nodes, offset=0.5) if nodes < MOST_NODES else None
@@ -265,25 +280,26 @@ class ChebyshevTucker(FusedPotential):
         # A logarithm needs lines that are long: what is cut off has the weight (r / length)^2.
         return min(longest / math.sqrt(self.tolerance), 4096 * self.cutoff)
 
-    def splitting(self, extent: float | None = None) -> Splitting:
+    def splitting(self, extent: float | None = None, cutoff: float | None = None) -> Splitting:
         """The splitting of the kernel for finite structures of that extent (Angstrom), or crystals.
 
         Tables are made for reaches of 8, 16, 32, ... cutoffs. Crystals do not see the error of the
         long-range part beyond the cutoff, only that of waves left out; to more than eight digits
         they have the splitting of Ewald.
         """
+        cutoff = self.cutoff if cutoff is None else cutoff
         if extent is None and self.exponent == 1 and self.tolerance < FINEST:
-            return screened_splitting(self.cutoff, 0.3 * self.tolerance)
+            return screened_splitting(cutoff, 0.3 * self.tolerance)
         doublings, epsilon = 3, self.tolerance / 10
         if extent is not None:
-            doublings = max(3, math.ceil(math.log2(max(1.0, extent / self.cutoff))))
+            doublings = max(3, math.ceil(math.log2(max(1.0, extent / cutoff))))
             epsilon = self.tolerance / 8
             if doublings > 9:  # the long lines of wires: finer tables would take minutes
                 epsilon = max(epsilon, 1e-8)
         return cached_splitting(
-            self.cutoff,
+            cutoff,
             max(epsilon, SMALLEST_ERROR),
-            2.0**doublings * self.cutoff,
+            2.0**doublings * cutoff,
             self.exponent,
             0.3 * self.tolerance,
         )
@@ -317,6 +333,22 @@ class ChebyshevTucker(FusedPotential):
 
     def extra_repr(self) -> str:
         return f"tolerance={self.tolerance:g}, cutoff={self.cutoff:g}, exponent={self.exponent:g}"
+
+
+def _thinness(system: PointCharges, cutoff: float) -> int:
+    """By how much the cutoff can grow before an atom has many neighbours: 8, 4, 2 or 1."""
+    x = system.positions.detach()
+    lowest, highest = x.min(0).values, x.max(0).values
+    for factor in (8, 4, 2):
+        cells = ((x - lowest) / (factor * cutoff)).floor()
+        size = ((highest - lowest) / (factor * cutoff) + 1).floor()
+        flat = (cells[:, 0] * size[1] + cells[:, 1]) * size[2] + cells[:, 2]
+        if len(x) > CROWD * float(size.prod()):
+            continue
+        counts = torch.unique(flat, return_counts=True)[1].double()
+        if float(counts.square().sum()) <= CROWD * len(x):
+            return factor
+    return 1
 
 
 @dataclass(frozen=True)

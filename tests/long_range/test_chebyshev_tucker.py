@@ -156,6 +156,23 @@ def test_waves_direct_sums_and_boxes_agree(boundary, tolerance, monkeypatch):
     assert error(large.forces, small_variant.forces) < tolerance
 
 
+@pytest.mark.parametrize("dense", [False, True], ids=["thin", "thin beside dense"])
+def test_thin_systems_get_a_longer_cutoff_unless_some_of_it_is_dense(dense, boxes_for_all):
+    x, q = melt(2000, (180.0, 180.0, 180.0))
+    if dense:
+        x[:1000] = 25 * x[:1000] / 180
+    potential = ChebyshevTucker(1e-4)
+    ((split, _, _),) = potential._plan(PointCharges.checked(x, q))
+    assert split is not None
+    assert split.cutoff == (6.0 if dense else 24.0)
+    exact = DirectSum().evaluate(x, q)
+    assert error(potential.evaluate(x, q).forces, exact.forces) < 1e-4
+    given = Pairs.search(PointCharges.checked(x, q), 6.0)
+    ((split, _, _),) = potential._plan(PointCharges.checked(x, q), given)
+    assert split is not None
+    assert split.cutoff == 6.0
+
+
 @pytest.mark.parametrize("waves", [True, False], ids=["waves", "boxes"])
 @pytest.mark.parametrize("boundary", ["wire", "slab", "crystal"])
 def test_strain_derivatives_by_finite_strain(boundary, waves, monkeypatch):
