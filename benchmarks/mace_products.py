@@ -161,13 +161,13 @@ class ChainedPowers:
 
 
 def median(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Milliseconds; the functions take turns."""
+    """Milliseconds of processor time, which other programs do not lengthen; in turns."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats + 2):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = time.process_time()
             function()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.process_time() - start)
     return {name: 1e3 * statistics.median(t[2:]) for name, t in times.items()}
 
 
