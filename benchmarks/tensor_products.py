@@ -1,14 +1,14 @@
 """Every tensor product of the package beside e3nn's, for degrees 1 to 8 and to 20.
 
     python benchmarks/tensor_products.py [--quick] [--part] [--degrees 1 2 3 ...] [--channels 8 64]
-                                         [--settings MIMO SIMO SISO HIGH]
+                                         [--settings MIMO SIMO SISO HIGH] [--high 10 12 ...]
 
 One thread, float32, 1000 rows, all methods of a case in turns, medians of processor time, which
-does not count what other programs take. Settings: ``MIMO``, all
-degrees up to L in both inputs and the result; ``SIMO``, one degree L in both inputs and all natural
-degrees in the result; ``SISO``, one degree everywhere. Passes: ``forward``; ``backward``, which is
-forward and the gradients of both inputs and the weights; ``double``, a gradient, and the gradients
-of its square (what training on forces does).
+does not count what other programs take. Settings: ``MIMO``, all degrees up to L in both inputs and
+the result; ``SIMO``, one degree L in both inputs and all natural degrees in the result; ``SISO``,
+one degree everywhere. Passes: ``forward``; ``backward``, which is forward and the gradients of both
+inputs and the weights; ``double``, a gradient, and the gradients of its square (what training on
+forces does).
 
 The peer of a row is ``e3nn.o3.TensorProduct`` in mode ``uuu`` with a weight for each path and
 channel, in the faster of its two ready modes (plain or TorchScript). ``e3nn compiled`` is
@@ -214,24 +214,20 @@ def expressivity_of(method: str, degree: int) -> int:
     return _EXPRESSIVITY[method, degree]
 
 
-def high_degrees(budget: float) -> list[dict]:
+def high_degree(degree: int, budget: float) -> list[dict]:
     """The products beyond e3nn's reach, 8 channels, forward."""
-    rows = []
-    for degree in HIGH_DEGREES:
-        every = irreps(list(range(degree + 1)), 8)
-        runs = {}
-        for name, options in HIGH_METHODS.items():
-            module = tensor_product(every, every, every, **options)
-            arguments = [torch.randn(ROWS, (degree + 1) ** 2, 8) for _ in range(2)]
-            runs[name] = runner(module.forward_spherical, arguments, module, "forward")
-        for name, ms in measure(runs, budget).items():
-            rows.append(
-                {"method": name, "setting": "MIMO", "L": degree, "channels": 8,
-                 "pass": "forward", "ms": ms, "peer_ms": None, "ratio": None}
-            )  # fmt: skip
-        print(f"L={degree:2}  " + "  ".join(f"{r['method']} {r['ms']:.1f} ms"
-                                            for r in rows[-len(runs):]), flush=True)  # fmt: skip
-    return rows
+    every, runs = irreps(list(range(degree + 1)), 8), {}
+    for name, options in HIGH_METHODS.items():
+        module = tensor_product(every, every, every, **options)
+        arguments = [torch.randn(ROWS, (degree + 1) ** 2, 8) for _ in range(2)]
+        runs[name] = runner(module.forward_spherical, arguments, module, "forward")
+    medians = measure(runs, budget)
+    print(f"L={degree:2}  " + "  ".join(f"{name} {ms:.1f} ms" for name, ms in medians.items()))
+    return [
+        {"method": name, "setting": "MIMO", "L": degree, "channels": 8,
+         "pass": "forward", "ms": ms, "peer_ms": None, "ratio": None}
+        for name, ms in medians.items()
+    ]  # fmt: skip
 
 
 def slopes(rows: list[dict]) -> dict[str, float]:
@@ -239,6 +235,8 @@ def slopes(rows: list[dict]) -> dict[str, float]:
     result = {}
     for name in HIGH_METHODS:
         points = [(r["L"] + 1, r["ms"]) for r in rows if r["method"] == name]
+        if len(points) < 2:
+            continue
         x, y = np.log(np.array(points, dtype=float)).T
         result[name] = float(np.polyfit(x, y, 1)[0])
     return result
@@ -285,7 +283,8 @@ def plot(rows: list[dict], high: list[dict], exponents: dict[str, float], path: 
         ticks = (2, 3, 4, 5, 6, 7, 8, 9) if axis is not axes[2] else (11, 13, 15, 17, 19, 21)
         axis.set_xticks(ticks, ticks)
         axis.minorticks_off()
-        axis.legend(fontsize=7)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=7)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
 
@@ -308,12 +307,21 @@ def together(old: list[dict], new: list[dict]) -> list[dict]:
     )
 
 
+def store(path: Path, new: list[dict]) -> list[dict]:
+    """Add rows to a file, and return all that are in it."""
+    rows = together(json.loads(path.read_text())["rows"] if path.exists() else [], new)
+    exponents = slopes([row for row in rows if row["peer_ms"] is None])
+    path.write_text(json.dumps({"rows": rows, "slopes": exponents}, indent=1) + "\n")
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="degrees 1 to 3, 8 channels, MIMO")
     parser.add_argument("--part", action="store_true", help="keep the other rows of the results")
     parser.add_argument("--degrees", type=int, nargs="+", default=list(range(1, 9)))
     parser.add_argument("--channels", type=int, nargs="+", default=[8, 64])
+    parser.add_argument("--high", type=int, nargs="+", default=list(HIGH_DEGREES))
     parser.add_argument("--settings", nargs="+", default=[*SETTINGS, "HIGH"])
     parser.add_argument("--budget", type=float, default=1.5, help="seconds for each case")
     arguments = parser.parse_args()
@@ -330,28 +338,28 @@ def main() -> None:
             for degree in arguments.degrees
             for kind in PASSES
         ]
-    rows: list[dict[str, Any]] = []
+    name = "tensor_products_quick" if arguments.quick else "tensor_products"
+    stored = RESULTS / f"{name}.json"
+    RESULTS.mkdir(exist_ok=True)
+    if not arguments.part:
+        stored.unlink(missing_ok=True)
     started = time.monotonic()
     for number, case in enumerate(plan):
         found = compare(*case, arguments.budget)
         show(found)
-        rows += found
+        store(stored, found)
         left = (time.monotonic() - started) / (number + 1) * (len(plan) - number - 1)
         print(f"  [{number + 1}/{len(plan)}, about {left / 60:.0f} min left]", flush=True)
     if "HIGH" in arguments.settings and not arguments.quick:
-        rows += high_degrees(arguments.budget)
-    name = "tensor_products_quick" if arguments.quick else "tensor_products"
-    stored = RESULTS / f"{name}.json"
-    if arguments.part and stored.exists():
-        rows = together(json.loads(stored.read_text())["rows"], rows)
+        for degree in arguments.high:
+            store(stored, high_degree(degree, arguments.budget))
+    rows = store(stored, [])
     high = [row for row in rows if row["peer_ms"] is None]
-    exponents = slopes(high) if high else {}
-    for name_of_grid, exponent in exponents.items():
-        print(f"{name_of_grid}: time grows as (L + 1)^{exponent:.2f} for L = 10..20")
-    RESULTS.mkdir(exist_ok=True)
-    stored.write_text(json.dumps({"rows": rows, "slopes": exponents}, indent=1) + "\n")
+    exponents = slopes(high)
+    for grid, exponent in exponents.items():
+        print(f"{grid}: time grows as (L + 1)^{exponent:.2f} for L = 10..20")
     compared = [row for row in rows if row["peer_ms"] is not None]
-    plot(compared, high, exponents, RESULTS / f"{name}.png")
+    plot(compared, high, exponents, stored.with_suffix(".png"))
 
 
 if __name__ == "__main__":
