@@ -102,7 +102,7 @@ class Step:
         return sum(seen.values()) / 2**20
 
 
-def loss(model: SPHNet, batch: Any) -> torch.Tensor:
+def loss(model: SPHNet, batch: Any) -> Any:
     """Mean absolute errors at unit scale and in Eh."""
     scaled = model.standardised(batch) - model.standardisation.inverse(batch.target)
     scale = model.standardisation.scale
@@ -129,7 +129,7 @@ def steps(name: str, file: str, size: int, args: argparse.Namespace) -> list[dic
     data = read_hamiltonians(file)
     batcher = Batcher(data.basis, "minao")
     samples = batcher.samples(data[:size])
-    batch = batcher.collate(samples)
+    batch: Any = batcher.collate(samples)
     runs: dict[str, Callable[[], Any]] = {}
     mine: dict[str, Step] = {}
     for variant, changes in OURS.items():
@@ -173,7 +173,7 @@ def layer(file: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]
     """The last pair layer, forward and backward."""
     data = read_hamiltonians(file)
     batcher = Batcher(data.basis, "minao")
-    batch = batcher.collate(batcher.samples(data[:size]))
+    batch: Any = batcher.collate(batcher.samples(data[:size]))
     runs: dict[str, Callable[[], None]] = {}
     kept: dict[str, dict[str, float]] = {}
     variants = {**{k: v for k, v in OURS.items() if "parity" not in v}}
@@ -183,11 +183,15 @@ def layer(file: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]
         model = build(data, args.channels, changes, random_until=1, fixed_from=FIXED_FROM)
         warm(model, batch)
         model.train()
-        part, given = model.pairs[-1], []
+        part: Any = model.pairs[-1]
+        given: list[Any] = []
         hook = part.register_forward_pre_hook(lambda _, inputs, into=given: into.extend(inputs))
         model.standardised(batch)
         hook.remove()
-        f, x, every = (z.detach().requires_grad_() if torch.is_tensor(z) else z for z in given)
+        leaves: list[Any] = [
+            z.detach().requires_grad_() if torch.is_tensor(z) else z for z in given
+        ]
+        f, x, every = leaves
 
         def run(part: Any = part, f: Any = f, x: Any = x, every: Any = every) -> None:
             part(f, x, every).square().sum().backward()
@@ -198,7 +202,7 @@ def layer(file: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]
             chosen = part.pair_gate(
                 part.invariants(x, every.first, every.second), every.pair_batch, every.counts
             )
-            share["pairs"] = len(chosen.index) / len(every.first)
+            share["pairs"] = len(chosen.rows) / len(every.first)
         if part.paths.gate is not None:
             share["multiply_adds"] = part.paths.gate.cost_share()
         kept[name] = share
@@ -224,7 +228,8 @@ def errors(file: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     for name, changes in OURS.items():
         small = {"vectorial_layers": 1, "decay": 1.0, "num_radial": 32}
         model = build(data, 16, {**changes, **small}, random_until=40, fixed_from=100)
-        model.standardisation.fit([batcher.collate(train).target])
+        everything: Any = batcher.collate(train)
+        model.standardisation.fit([everything.target])
         batches = torch.Generator().manual_seed(0)
         step, began, number = Step(model, None), time.process_time(), 0
         while (share := (time.process_time() - began) / args.train) < 1:
@@ -244,7 +249,7 @@ def errors(file: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def evaluate(model: SPHNet, batcher: Batcher, test: Any) -> dict[str, float]:
     """Errors of the matrix and of occupied orbital energies, uEh."""
-    batch = batcher.collate(test)
+    batch: Any = batcher.collate(test)
     with torch.no_grad():
         error = matrices_from_blocks(model(batch) - batch.target, batch.layout)
     reference = torch.stack([sample.frame.hamiltonian for sample in test])
@@ -261,7 +266,7 @@ def kept_by_distance(file: str, channels: int) -> dict[str, list[float]]:
     """Share of the pairs that the gate of the last layer keeps, by distance."""
     data = read_hamiltonians(file)
     batcher = Batcher(data.basis, "minao")
-    batch = batcher.collate(batcher.samples(data[:20]))
+    batch: Any = batcher.collate(batcher.samples(data[:20]))
     model = build(data, channels, {"sparsity": 0.7}, random_until=2, fixed_from=400)
     model.standardisation.fit([batch.target])
     step = Step(model, batch, 3e-3)
@@ -277,7 +282,7 @@ def kept_by_distance(file: str, channels: int) -> dict[str, list[float]]:
     i, j = batch.layout.first, batch.layout.second
     distances = (batch.positions[i] - batch.positions[j]).norm(dim=1)
     there = torch.zeros(len(i))
-    there[found[-1].index] = 1.0
+    there[found[-1].rows] = 1.0
     edges = torch.linspace(0.9, float(distances.max()) + 0.01, 9, dtype=torch.float64)
     bins = torch.bucketize(distances, edges) - 1
     centres = 0.5 * (edges[1:] + edges[:-1])

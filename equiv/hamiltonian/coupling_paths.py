@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -34,7 +34,7 @@ class CouplingPath:
     out: int
     degrees: tuple[int, int, int]
 
-    @cached_property
+    @property
     def cost(self) -> int:
         """Multiply-adds per row and channel: coupling coefficients that are not zero."""
         return len(_brackets(*self.degrees)[1])

@@ -178,11 +178,11 @@ class KeptPairs(NamedTuple):
     """Pairs that a layer computes.
 
     Attributes:
-        index: their numbers; ``None`` for all.
+        rows: their numbers; ``None`` for all.
         weight: factor of each of them, in (0, 1]; ``None`` for ones.
     """
 
-    index: Int[Tensor, " kept"] | None
+    rows: Int[Tensor, " kept"] | None
     weight: Float[Tensor, " kept"] | None
 
 

@@ -114,7 +114,7 @@ class SPHNet(AbstractModel):
     """
 
     name: ClassVar[str] = "sphnet"
-    units: ClassVar[Mapping[str, str]] = {"energy": "Hartree", "length": "Angstrom"}
+    units: Mapping[str, str] = {"energy": "Hartree", "length": "Angstrom"}
 
     def __init__(
         self,
@@ -313,12 +313,13 @@ class SPHNet(AbstractModel):
                 f"only a model whose gates are fixed can be made compact, this one is {phase}; "
                 f"train it to step {self.schedule.fixed_from} first"
             )
-        layers = [layer for pair in zip(self.diagonal, self.pairs, strict=True) for layer in pair]
+        stacks: dict[str, Any] = {"diagonal": self.diagonal, "pairs": self.pairs}
+        layers = [layer for both in zip(*stacks.values(), strict=True) for layer in both]
         chosen = [list(layer.paths.selection) for layer in layers]
         recipe = {**self.recipe, "selected": chosen, "random_until": 0, "fixed_from": 0}
         other = SPHNet(**recipe).to(device=self.device, dtype=self.dtype)
         state = {name: x for name, x in self.state_dict().items() if name in other.state_dict()}
-        for kind, stack in (("diagonal", self.diagonal), ("pairs", self.pairs)):
+        for kind, stack in stacks.items():
             for number, layer in enumerate(stack):
                 key = f"{kind}.{number}.weights" + (".rows" if kind == "pairs" else "")
                 index = torch.tensor(layer.paths.selection, device=self.device)

@@ -118,7 +118,7 @@ def test_the_matrix_is_continuous_where_a_pair_is_dropped():
     numbers, start = molecule([6, 8, 1, 1, 1, 6, 1, 1], 3)
     end = start + 0.4 * molecule([6, 8, 1, 1, 1, 6, 1, 1], 4)[1]
     kept = []
-    gate.register_forward_hook(lambda *args: kept.append(set(args[-1].index.tolist())))
+    gate.register_forward_hook(lambda *args: kept.append(set(args[-1].rows.tolist())))
 
     def at(t):
         (h,) = matrices(model, (numbers, (1 - t) * start + t * end))
