@@ -1,5 +1,8 @@
 """The recipe of a Ponita."""
 
+# Sections are frozen, so a recipe may narrow the type of one (pyright cannot know).
+# pyright: reportIncompatibleVariableOverride=false
+
 from typing import Literal
 
 from pydantic import Field, model_validator

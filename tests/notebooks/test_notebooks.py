@@ -36,6 +36,7 @@ def test_all_notebooks_are_there():
         "01-first-potential.ipynb",
         "02-your-own-data.ipynb",
         "03-tensor-products.ipynb",
+        "04-position-orientation.ipynb",
         "06-long-range.ipynb",
     ]
 
