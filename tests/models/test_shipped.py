@@ -123,3 +123,15 @@ def test_the_forecaster_is_as_accurate_as_its_card_says():
     with torch.no_grad():
         error = (model(batch) - batch.targets).square().mean()
     assert error < 6e-3  # 0.0046 for these, 0.0038 for all 2000
+
+
+def test_ionic_clusters_are_right_where_they_are_farther_apart_than_in_training():
+    data = MODELS.parent / "data" / "ionic_clusters"
+    compact, apart = (
+        errors_of("ionic_clusters", data / f"test_{part}.xyz", every=2)
+        for part in ("compact", "apart")
+    )
+    assert compact["energy_per_atom"].mae < 8e-3
+    assert apart["energy_per_atom"].mae < 25e-3
+    assert apart["forces"].rmse < 90e-3  # eV/Angstrom
+    assert apart["forces"].rmse < 2 * compact["forces"].rmse
