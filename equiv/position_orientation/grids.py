@@ -82,6 +82,7 @@ class OrientationGrid(ExactConstants):
             frame = torch.linalg.inv(moment)
         self.register_constant("points", points)
         self.register_constant("weights", weights)
+        assert frame is not None
         self.register_constant("frame", frame.contiguous())
         self.points: Tensor
         self.weights: Tensor
@@ -106,6 +107,7 @@ class OrientationGrid(ExactConstants):
         self.register_constant("tensor_duals", _tensor_duals(points, weights))
         self.vector_duals: Tensor
         self.tensor_duals: Tensor
+        self.tells_tensors_apart = not bool(self._exact["tensor_duals"].isnan().any())
         self.strength = design_strength(points, weights)
         self.antipodes = antipodes(points, weights)
 

@@ -110,7 +110,7 @@ def readout(
 
 def check_tensors(grid: OrientationGrid) -> None:
     """Raise an error if symmetric tensors cannot be read off a grid."""
-    if bool(grid._exact["tensor_duals"].isnan().any()):
+    if not grid.tells_tensors_apart:
         raise EquivError(
             f"readout: {grid.num} orientations cannot tell the {grid.dim * (grid.dim + 1) // 2} "
             "components of symmetric tensors apart; take a grid with more axes, the icosahedron "

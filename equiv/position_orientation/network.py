@@ -1,6 +1,7 @@
 r"""A network of functions of position and orientation, from quantities at atoms to others."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -197,7 +198,8 @@ class OrientationNetwork(nn.Module):
             vectors, neighbors, scalars, vectors_in, tensors_in, pair_scalars, condition, None
         )
         samples, fiber, weights, neighbors, condition, envelope = context
-        for block in self.blocks:
+        for module in self.blocks:
+            block = cast(OrientationBlock, module)
             y = block.spread(x, samples, weights, neighbors, envelope)
             block.spatial.rescale(_ratio(x, y))
             y = block.spread(x, samples, weights, neighbors, envelope)
@@ -229,11 +231,11 @@ class OrientationNetwork(nn.Module):
             vectors_in = None if vectors_in is None else vectors_in @ turn.to(vectors_in)
             if tensors_in is not None:
                 tensors_in = turn.T.to(tensors_in) @ tensors_in @ turn.to(tensors_in)
-        given = [
-            None if q is None else q.to(dtype)
-            for q in (vectors, scalars, vectors_in, tensors_in, pair_scalars, condition)
-        ]
-        vectors, scalars, vectors_in, tensors_in, pair_scalars, condition = given
+        vectors = vectors.to(dtype)
+        given = (scalars, vectors_in, tensors_in, pair_scalars, condition)
+        scalars, vectors_in, tensors_in, pair_scalars, condition = (
+            None if q is None else q.to(dtype) for q in given
+        )
         kernel_condition = condition if self.kernel.condition else None
         samples = self.kernel(vectors, self.grid, neighbors, pair_scalars, kernel_condition)
         envelope = None

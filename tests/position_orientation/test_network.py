@@ -1,8 +1,10 @@
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from equiv.errors import EquivError
 from equiv.graph.blocks import neighbor_blocks
+from equiv.native import find_compiler
 from equiv.nn.cutoff import PolynomialCutoff
 from equiv.nn.radial import BesselBasis
 from equiv.position_orientation import (
@@ -19,6 +21,7 @@ from equiv.position_orientation import (
 from equiv.so3.rotations import random_rotations
 
 CUTOFF = 6.0
+needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 KERNELS = {
     "polynomial": lambda **k: PolynomialKernel(12, 16, cutoff=CUTOFF, **k),
     "smooth polynomial": lambda **k: PolynomialKernel(
@@ -281,6 +284,44 @@ def test_conditions_pair_scalars_and_attention_matter_and_turn(cluster):
             changed = inputs | {name: 2 * inputs[name]}
             other = net(cluster.vectors(), cluster.neighbors, **changed)
             assert (other.scalars - before.scalars).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kernel", ["polynomial", "legendre"])
+def test_graphs_that_are_padded_for_compilers(kernel, cluster):
+    n = len(cluster.senders)
+    padded, _ = neighbor_blocks(
+        cluster.senders, cluster.receivers, torch.zeros(n, 3), cluster.atoms, padded=True
+    )
+    lonely, _ = neighbor_blocks(
+        torch.tensor([0, 1]), torch.tensor([1, 0]), torch.zeros(2, 3), 6, padded=True
+    )
+    net, inputs = network(kernel), given(cluster)
+    a, b = (net(cluster.vectors(), g, **inputs) for g in (cluster.neighbors, padded))
+    assert (a.scalars - b.scalars).abs().max() < 1e-13
+    vectors = torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.0, 2 * CUTOFF]], dtype=torch.float64)
+    far = net(vectors, lonely, **inputs).scalars
+    vectors[1] *= 2  # a pair that does not exist
+    assert torch.equal(net(vectors, lonely, **inputs).scalars, far)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kernel", ["polynomial", "legendre"])
+def test_training_on_forces_can_be_traced_with_the_fused_kernels(kernel, cluster):
+    net, inputs = network(kernel), given(cluster)
+    weights = [p for p in net.parameters() if p.ndim == 2]
+
+    def step(x):
+        x = x.detach().requires_grad_()
+        energy = net(cluster.neighbors.differences(x), cluster.neighbors, **inputs).scalars.sum()
+        (gradient,) = torch.autograd.grad(energy, x, create_graph=True)
+        loss = gradient.square().sum() + energy**2
+        return [gradient, *torch.autograd.grad(loss, weights, allow_unused=True)[:3]]
+
+    traced = make_fx(step, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+    graph = traced(cluster.positions)
+    assert any("equiv" in str(node.target) for node in graph.graph.nodes)
+    for a, b in zip(graph(cluster.positions), step(cluster.positions), strict=True):
+        assert (a - b).abs().max() <= 1e-11 * b.abs().max()
 
 
 def test_networks_of_the_plane(make_cluster):
