@@ -193,8 +193,12 @@ def layer(file: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]
         ]
         f, x, every = leaves
 
-        def run(part: Any = part, f: Any = f, x: Any = x, every: Any = every) -> None:
-            part(f, x, every).square().sum().backward()
+        ones = torch.ones_like(f)
+
+        def run(
+            part: Any = part, f: Any = f, x: Any = x, every: Any = every, g: Any = ones
+        ) -> None:
+            part(f, x, every).backward(g)
 
         runs[name] = run
         share = {"paths": len(part.paths.selection) / len(part.paths.product.paths)}
@@ -361,7 +365,7 @@ def main() -> None:
     if "steps" in wanted:
         results["rows"] = [
             *steps("water", args.water, 10, args),
-            *steps("ethanol", args.ethanol, 4, args),
+            *steps("ethanol", args.ethanol, 10, args),
         ]
         show("training step", results["rows"])
     if "errors" in wanted:
