@@ -106,7 +106,7 @@ def test_verbs_and_recipe_files_that_pages_name_exist(path):
 def test_yaml_in_pages_is_valid_recipe(path):
     for block in blocks(path.read_text(encoding="utf-8"), "yaml"):
         recipe = yaml.safe_load(block)
-        recipe["data"].setdefault("train", "train.xyz")
+        recipe.setdefault("data", {}).setdefault("train", "train.xyz")
         load_recipe(recipe)
 
 
