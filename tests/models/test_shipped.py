@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ase.build import molecule
 
 import equiv
 from equiv.data import read_frames
-from equiv.data.options import LabelChoice
+from equiv.data.options import LabelChoice, UnitChoice
 from equiv.graph import AtomGraph
 from equiv.models.file import read_header, verify_model
 from equiv.train.metrics import evaluate_model
@@ -47,11 +48,11 @@ def headlines(splits):
     ]
 
 
-def errors_of(name, file, every=1, *, labels=None, chosen=lambda frame: True):
+def errors_of(name, file, every=1, *, labels=None, units=None, chosen=lambda frame: True):
     if not file.exists():
         pytest.skip(f"needs {file}")
     model = equiv.load_model(MODELS / name / "weights.safetensors")
-    frames = [f for f in read_frames(file, labels=labels) if chosen(f)][::every]
+    frames = [f for f in read_frames(file, labels=labels, units=units) if chosen(f)][::every]
     return evaluate_model(
         model, [AtomGraph.from_atoms(f.atoms, model.cutoff, labels=f) for f in frames]
     )
@@ -68,6 +69,21 @@ def test_silicon_is_as_accurate_as_its_card_says(shared_data):
     assert metrics["energy_per_atom"].mae < 4e-3
     assert metrics["forces"].mae < 80e-3
     assert metrics["stress"].mae < 2e-3  # eV/Angstrom^3
+
+
+def test_ethanol_of_rmd17_is_as_accurate_as_its_card_says(shared_data):
+    file = shared_data / "rmd17" / "rmd17_ethanol_test_01.npz"
+    metrics = errors_of("rmd17_ethanol", file, every=10, units=UnitChoice(energy="kcal/mol"))
+    assert metrics["energy"].mae < 2.2e-3  # eV per molecule
+    assert metrics["forces"].mae < 11e-3  # eV/Angstrom
+
+
+def test_the_net_torque_of_a_trained_ponita_is_rounding():
+    model = equiv.load_model(MODELS / "rmd17_ethanol" / "weights.safetensors")
+    error = model.equivariance_error(molecule("CH3CH2OH"), rotations=4)
+    assert error.energy < 1e-4
+    assert error.forces < 1e-4
+    assert error.torque_relative < 1e-5
 
 
 def test_charged_dimers_are_right_where_they_are_farther_apart_than_in_training(shared_data):
