@@ -134,6 +134,7 @@ class _RowFunction(Function):
     def slow(cls, ctx: Any, inputs: tuple[Tensor, ...], grads: tuple[Any, ...]) -> Any:
         """Gradients that can be differentiated again."""
         with torch.enable_grad():
+            inputs = tuple(x.view_as(x) for x in inputs)  # one may depend on another
             outputs = ctx.plain(*inputs)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
             wanted = [x for x in inputs if x.requires_grad]

@@ -7,6 +7,7 @@ from equiv.errors import EquivError
 from equiv.hamiltonian import row_functions
 from equiv.hamiltonian.coupling_paths import PathProduct, coupling_paths
 from equiv.hamiltonian.degrees import Degrees
+from equiv.hamiltonian.irrep_layers import NormGate
 from equiv.hamiltonian.pair_layers import DiagonalLayer, PathSparsity
 from equiv.hamiltonian.radial import ExponentialBernstein
 from equiv.hamiltonian.row_functions import Rows
@@ -142,6 +143,16 @@ def test_kernels_have_second_derivatives(name):
     moved = (slope(x + h * direction) - slope(x - h * direction)).detach() / (2 * h)
     (exact,) = torch.autograd.grad(slope(x), x, direction)
     torch.testing.assert_close(exact, moved, rtol=1e-6, atol=1e-6)
+
+
+def test_gates_and_norms_of_one_row_are_not_counted_twice():
+    """Both depend on the same features; gradients that can be differentiated again must agree."""
+    layer, x = NormGate(NODES, 4, 8).double(), normal(5, 25, 4).requires_grad_()
+    grads = [
+        torch.autograd.grad((layer(x) * normal(5, 25, 4, seed=1)).sum(), x, create_graph=again)[0]
+        for again in (False, True)
+    ]
+    torch.testing.assert_close(grads[0], grads[1].detach(), rtol=0, atol=1e-12)
 
 
 def test_only_weights_of_kept_paths_have_gradients():

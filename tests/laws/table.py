@@ -13,6 +13,8 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equiv.graph.blocks import neighbor_blocks
+from equiv.hamiltonian.degrees import Degrees
+from equiv.hamiltonian.irrep_layers import IrrepLinear
 from equiv.long_range import ChebyshevTucker, EwaldSum
 from equiv.long_range.charges import (
     EquilibratedCharges,
@@ -744,7 +746,22 @@ def point_cloud_call(net: nn.Module, s: Tensor, v: Tensor, vectors: Tensor) -> l
     return [out.scalars, out.vectors]
 
 
+def hamiltonian_layer(kind: type[nn.Module], *arguments: Any) -> Layer:
+    """A layer of Hamiltonian networks that maps atoms one by one."""
+    return Layer(
+        f"{kind.__name__} of Hamiltonians",
+        kind,
+        lambda: kind(*arguments),
+        normal(ATOMS, 9, 4),
+        [Spherical(2)],
+        Spherical(2),
+        groups=[ATOMS],
+        compiles=False,  # kernels of their own
+    )
+
+
 LAYERS = [
+    hamiltonian_layer(IrrepLinear, Degrees.up_to(2), 4),
     Layer(
         "spherical harmonics",
         Harmonics,
