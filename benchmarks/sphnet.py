@@ -273,12 +273,13 @@ def kept_by_distance(file: str, channels: int) -> dict[str, list[float]]:
     batch: Any = batcher.collate(batcher.samples(data[:20]))
     model = build(data, channels, {"sparsity": 0.7}, random_until=2, fixed_from=400)
     model.standardisation.fit([batch.target])
+    gate = model.pairs[-1].pair_gate
+    assert isinstance(gate, PairGate)
+    gate.decay = 0.8  # so few steps: the threshold must keep up with the scores
     step = Step(model, batch, 3e-3)
     for t in range(60):
         step()
         model.advance(t + 1)
-    gate = model.pairs[-1].pair_gate
-    assert isinstance(gate, PairGate)
     found: list[Any] = []
     gate.register_forward_hook(lambda *call: found.append(call[-1]))
     with torch.no_grad():
@@ -312,6 +313,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     if sets:
         axes[0].legend(fontsize=8)
     trained = results.get("errors", [])
+    axes[1].set_visible(bool(trained))
     gated = sorted((r["k"], r["h_mae_uEh"]) for r in trained if "QHNet" not in r["model"])
     if gated:
         axes[1].plot(*zip(*gated, strict=True), "o-", label="SPHNet")
