@@ -1281,9 +1281,6 @@ MODELS: dict[str, Callable[[], Model]] = {
     "Ponita of degree 2, ZBL, Clebsch-Gordan": lambda: ponita(
         grid="lebedev26", degree=2, layers=2, zbl=True, product="clebsch_gordan"
     ),
-    "Ponita of published blocks, averaged": lambda: ponita(
-        block="convnext", grid="icosahedron", degree=2, layers=2, channels=8, widening=2, average=2
-    ),
     "Ponita of published blocks": lambda: ponita(
         block="convnext", layers=2, channels=8, widening=2, orientation="random_per_step"
     ),
