@@ -106,9 +106,11 @@ class GridForm(Form):
             parts = [part.to(dtype).contiguous() for part in values]
             weights = torch.tensor(some.weights, dtype=torch.int64)
             transform.sizes[:] = [part.shape[1] for part in parts]
+            transposed = [part.T.contiguous() for part in parts]
             transform.matrices[:] = [part.data_ptr() for part in parts]
+            transform.transposed[:] = [part.data_ptr() for part in transposed]
             transform.weights = weights.data_ptr()
-            kept += [*parts, weights]
+            kept += [*parts, *transposed, weights]
         points = self.points
 
         def run(rows: int, channels: int, threads: int, operands: Any) -> None:

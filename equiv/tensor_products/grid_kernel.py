@@ -21,6 +21,7 @@ class Transform(ctypes.Structure):
     _fields_ = (
         ("sizes", ctypes.c_int64 * 2),
         ("matrices", ctypes.c_void_p * 2),
+        ("transposed", ctypes.c_void_p * 2),
         ("weights", ctypes.c_void_p),
     )
 
@@ -41,12 +42,12 @@ GRID = r"""
 struct Transform {
   I sizes[2];            // even and odd components
   const T* matrices[2];  // [points, components] of each
+  const T* transposed[2];
   const I* weights;      // which of the weights multiplies a component; null: none
 };
 
-// out[r] = sum_s A[r * down + s * along] in[s], P rows at once.
-template <int P> static inline void tile(I terms, const T* A, I down, I along, const T* in,
-                                         T* out) {
+// out[r] = sum_s A[r * terms + s] in[s], P rows at once.
+template <int P> static inline void tile(I terms, const T* A, const T* in, T* out) {
   V s[P][VECTORS];
   for (int p = 0; p < P; ++p) for (int v = 0; v < VECTORS; ++v) s[p][v] = zero();
   for (I i = 0; i < terms; ++i) {
@@ -55,7 +56,7 @@ template <int P> static inline void tile(I terms, const T* A, I down, I along, c
     for (int v = 0; v < VECTORS; ++v) x[v] = load(in + i * LANES + v * W);
     #pragma GCC unroll 6
     for (int p = 0; p < P; ++p) {
-      const T a = A[p * down + i * along];
+      const T a = A[p * terms + i];
       #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; ++v) s[p][v] += a * x[v];
     }
@@ -66,19 +67,19 @@ template <int P> static inline void tile(I terms, const T* A, I down, I along, c
     for (int v = 0; v < VECTORS; ++v) store(out + p * LANES + v * W, s[p][v]);
 }
 
-static void matrix(I rows, I terms, const T* A, I down, I along, const T* in, T* out) {
+static void matrix(I rows, I terms, const T* A, const T* in, T* out) {
   const I tiles = (rows + 5) / 6;  // of nearly equal heights
   for (I t = 0; t < tiles; ++t) {
     const I r = rows * t / tiles, height = rows * (t + 1) / tiles - r;
-    const T* a = A + r * down;
+    const T* a = A + r * terms;
     T* o = out + r * LANES;
     switch (height) {
-      case 1: tile<1>(terms, a, down, along, in, o); break;
-      case 2: tile<2>(terms, a, down, along, in, o); break;
-      case 3: tile<3>(terms, a, down, along, in, o); break;
-      case 4: tile<4>(terms, a, down, along, in, o); break;
-      case 5: tile<5>(terms, a, down, along, in, o); break;
-      default: tile<6>(terms, a, down, along, in, o);
+      case 1: tile<1>(terms, a, in, o); break;
+      case 2: tile<2>(terms, a, in, o); break;
+      case 3: tile<3>(terms, a, in, o); break;
+      case 4: tile<4>(terms, a, in, o); break;
+      case 5: tile<5>(terms, a, in, o); break;
+      default: tile<6>(terms, a, in, o);
     }
   }
 }
@@ -87,7 +88,7 @@ static void matrix(I rows, I terms, const T* A, I down, I along, const T* in, T*
 static void values(const Transform& t, I points, bool odd, const T* x, T* field) {
   for (int part = 0; part < 1 + odd; ++part) {
     const I n = t.sizes[part];
-    matrix(points, n, t.matrices[part], n, 1, x, field + part * points * LANES);
+    matrix(points, n, t.matrices[part], x, field + part * points * LANES);
     x += n * LANES;
   }
 }
@@ -96,7 +97,7 @@ static void values(const Transform& t, I points, bool odd, const T* x, T* field)
 static void components(const Transform& t, I points, bool odd, const T* field, T* x) {
   for (int part = 0; part < 1 + odd; ++part) {
     const I n = t.sizes[part];
-    matrix(n, points, t.matrices[part], 1, n, field + part * points * LANES, x);
+    matrix(n, points, t.transposed[part], field + part * points * LANES, x);
     x += n * LANES;
   }
 }

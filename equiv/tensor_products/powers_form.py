@@ -123,11 +123,13 @@ class PowersForm:
             operand.size, operand.table = len(some), some.table.data_ptr()
             operand.row = some.size
         matrices = [part.to(dtype).contiguous() for part in self.values]
+        transposed = [matrix.T.contiguous() for matrix in matrices]
         for n, matrix in enumerate(matrices):
             transforms[n // 2].sizes[n % 2] = matrix.shape[1]
             transforms[n // 2].matrices[n % 2] = matrix.data_ptr()
+            transforms[n // 2].transposed[n % 2] = transposed[n].data_ptr()
         factors = self.factors.to(dtype).contiguous()
-        return operands, transforms, factors, library.powers, matrices
+        return operands, transforms, factors, library.powers, matrices + transposed
 
 
 class _Powers(Function):
