@@ -48,6 +48,7 @@ from equiv.so3.rotations import random_rotations
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -147,7 +148,7 @@ def kernels() -> dict[str, Kernel]:
 
 
 def equivariance_errors(
-    grid: OrientationGrid, kernel: Kernel, *, molecules: int = 6, atoms: int = 12, turns: int = 6
+    grid: OrientationGrid, kernel: Kernel, *, molecules: int = 3, atoms: int = 9, turns: int = 3
 ) -> dict[str, float]:
     """What rotations change in the energies, forces and torques of a fresh network."""
     generator = torch.Generator().manual_seed(1)
@@ -264,12 +265,15 @@ def plot_times(rows: list[dict[str, Any]]) -> None:
                         (place + 0.27 * (k - 1), value),
                         ha="center",
                         va="bottom",
-                        fontsize=7,
+                        fontsize=6.5,
                         xytext=(0, 1),
                         textcoords="offset points",
                     )
             axis.set_xticks(range(len(CASES)), [TITLES[case] for case in CASES], fontsize=7)
             axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axis.yaxis.set_minor_formatter(NullFormatter())
             axis.margins(y=0.12)
             axis.spines[["top", "right"]].set_visible(False)
             if column == 0:
@@ -292,6 +296,8 @@ def plot_equivariance(rows: list[dict[str, Any]]) -> None:
         here = [row for row in rows if row["kernel"] == kernel]
         for family, style in families.items():
             line = sorted((r["n"], r["force"]) for r in here if r["grid"] == family)
+            if not line:
+                continue
             axis.plot(*zip(*line, strict=True), style, ms=4, lw=1, color="#999999", label=family)
             if family == "fibonacci":
                 axis.lines[-1].set_markerfacecolor("white")
