@@ -311,7 +311,14 @@ def plot_equivariance(rows: list[dict[str, Any]]) -> None:
             label="quadratures",
         )
         for n, error, name in exact:
-            axis.annotate(name, (n, error), fontsize=6.5, xytext=(4, 3), textcoords="offset points")
+            axis.annotate(
+                name,
+                (n, error),
+                fontsize=6.5,
+                xytext=(2, 4),
+                textcoords="offset points",
+                rotation=40,
+            )
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.set_xticks([6, 12, 20, 32, 64], ["6", "12", "20", "32", "64"])
