@@ -140,6 +140,8 @@ class ShortRange:
         c[1] += wanted_slope - slope
         c[0] += (wanted - value) - (wanted_slope - slope)
         self.smooth = ChebyshevSeries(c, 0.0, end)
+        series = self.smooth.for_kernels()
+        self.for_kernels = RadialPolynomial(exponent, 1.0, 0.0, -1.0, end, series)
 
     def derivative(self, squared: Tensor, order: int) -> Tensor:
         inside = squared.clamp(max=self.cutoff**2)
@@ -156,27 +158,19 @@ class ShortRange:
         self.smooth.add_to(slope, scaled, 1, -2.0)
         return value, slope
 
-    @cached_property
-    def for_kernels(self) -> RadialPolynomial:
-        series = self.smooth.for_kernels()
-        return RadialPolynomial(self.power.exponent, 1.0, 0.0, -1.0, self.cutoff**2, series)
-
 
 class LongRange:
     """The long-range part as a function of r²: what the short-range part leaves of the kernel."""
 
     def __init__(self, short: ShortRange) -> None:
         self.short = short
+        self.for_kernels = replace(short.for_kernels, inside=0.0, outside=1.0, factor=1.0)
 
     def derivative(self, squared: Tensor, order: int) -> Tensor:
         return self.short.power.derivative(squared, order) - self.short.derivative(squared, order)
 
     def value_and_slope(self, squared: Tensor) -> tuple[Tensor, Tensor]:
         return self.derivative(squared, 0), 2 * self.derivative(squared, 1)
-
-    @cached_property
-    def for_kernels(self) -> RadialPolynomial:
-        return replace(self.short.for_kernels, inside=0.0, outside=1.0, factor=1.0)
 
 
 class Splitting:
