@@ -325,6 +325,7 @@ def plot_equivariance(rows: list[dict[str, Any]]) -> None:
         axis.set_xlabel("orientations")
         axis.set_title(kernel, fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylim(top=8.0)  # room for the names
     axes[0].set_ylabel("error of forces under rotation,\nfresh weights")
     axes[0].legend(frameon=False, fontsize=8, loc="lower left")
     figure.tight_layout()
