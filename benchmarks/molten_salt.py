@@ -1,4 +1,4 @@
-"""Dynamics of a molten salt at constant energy: does the energy stay with each long-range method?
+"""Dynamics of a molten salt: how well each long-range method keeps the energy.
 
 512 ions, Coulomb forces and a repulsion that is switched off smoothly, half a femtosecond a step;
 potentials of this package beside torch-pme's Ewald and P3M with the parameters of its own tuner,
