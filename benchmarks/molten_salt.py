@@ -10,6 +10,7 @@ Angstrom. The drift is the slope of the total energy after the first sixth of th
 """
 
 import argparse
+import importlib.util
 import json
 import time
 import warnings
@@ -17,8 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchpme
-import torchpme.tuning
 from torch import Tensor
 
 from equiv.integrations.torch_pme import TorchPME
@@ -60,6 +59,9 @@ def repulsion(x: Tensor, pairs: Pairs) -> Tensor:
 
 def tuned(name: str) -> TorchPME:
     """A calculator of torch-pme with what its tuner chooses for the first configuration."""
+    import torchpme
+    import torchpme.tuning
+
     x, pairs = beginning(), near(beginning())
     assert pairs.shifts is not None
     steps = x[pairs.second] - x[pairs.first] + pairs.shifts.double() @ CELL
@@ -121,6 +123,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=2400)
     options = parser.parse_args()
+    if importlib.util.find_spec("torchpme") is None:
+        parser.error("torch-pme is measured too: pip install torch-pme==0.5.0")
     torch.set_num_threads(1)
     methods = {
         "equiv": ChebyshevTucker(TOLERANCE, cutoff=CUTOFF),
