@@ -37,6 +37,7 @@ def test_all_notebooks_are_there():
         "02-your-own-data.ipynb",
         "03-tensor-products.ipynb",
         "04-position-orientation.ipynb",
+        "05-hamiltonians.ipynb",
         "06-long-range.ipynb",
     ]
 
