@@ -268,9 +268,7 @@ class ChebyshevTucker(FusedPotential):
         steps = math.ceil(math.log(max(1.0, 2.02 * radius / split.cutoff)) / math.log(1.25))
         side = split.cutoff * 1.25**steps
         nodes = nodes_needed(split, side, 0.7 * self.tolerance)
-        return (
-            FiniteBoxes(split, side=side, nodes=nodes, offset=0.5) if nodes < MOST_NODES else None
-        )
+        return FiniteBoxes(split, side=side, nodes=nodes) if nodes < MOST_NODES else None
 
     def _mixed_extent(self, system: PointCharges) -> float:
         """How far the Gaussians must reach in slabs and wires."""

@@ -47,12 +47,12 @@ class FiniteBoxes:
         split: the kernel; its reach must be that of the whole system.
         side: edge of a box, Angstrom.
         nodes: Chebyshev nodes along each edge.
-        offset: where in its box the centre of the atoms lies, in units of the edge. With 0.5, a box
-            that holds all atoms makes the energy infinitely differentiable: the format of Benner et
-            al. proper.
+        offset: where in its box the centre of the atoms lies, in units of the edge. With 0.5, the
+            middle, a box that holds all atoms makes the energy infinitely differentiable: the
+            format of Benner et al. proper.
     """
 
-    def __init__(self, split: Splitting, *, side: float, nodes: int, offset: float = 0.0) -> None:
+    def __init__(self, split: Splitting, *, side: float, nodes: int, offset: float = 0.5) -> None:
         self.split, self.side, self.nodes, self.offset = split, side, nodes, offset
 
     def count(self, system: PointCharges) -> float:
