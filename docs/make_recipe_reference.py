@@ -23,11 +23,12 @@ data:
   train: train.xyz
 ```
 
-is a complete recipe, and `equiv train train.xyz` is the same without a file. `model.name` says what
-is trained, and with it which keys there are; without it a `mace` potential is. Any key can be
-changed for one run with `--set`, for example `--set train.learning_rate=1e-3`;
-`equiv train RECIPE --check` prints the recipe with all defaults and stops. A key that does not exist is an
-error that names the nearest one, and all errors are reported at once. Paths are relative to the folder of the recipe.
+is a complete recipe, and `equiv train train.xyz` is the same without a file. `model.name` says
+what is trained, and with it which keys there are; without it a `mace` potential is. Any key can
+be changed for one run with `--set`, for example `--set train.learning_rate=1e-3`; `equiv train
+RECIPE --check` prints the recipe with all defaults and stops. A key that does not exist is an
+error that names the nearest one, and all errors are reported at once. Paths are relative to the
+folder of the recipe.
 
 What is `auto` is chosen when the data have been read, printed, and written into the `recipe.yaml`
 of the run's folder, together with every default.
