@@ -1,20 +1,19 @@
 """MACE: higher-order equivariant message passing (Batatia et al. 2022)."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiv.choices import choose
-from equiv.errors import EquivError
 from equiv.graph.blocks import NeighborBlocks
 from equiv.graph.layout import Layout
 from equiv.message_passing.choice import CONVOLUTIONS
+from equiv.models.arguments import checked_elements, require
 from equiv.models.block_model import BlockModel
-from equiv.models.elements import atomic_number
 from equiv.nn.cutoff import PolynomialCutoff
 from equiv.nn.linear import ElementLinear, SphericalLinear
 from equiv.nn.mlp import RadialMLP
@@ -24,6 +23,8 @@ from equiv.nn.reference_energies import ReferenceEnergies
 from equiv.nn.zbl import ZBL
 from equiv.so3 import num_symmetric_couplings, spherical_harmonics
 from equiv.tensor_products.many_body_choice import MANY_BODY_PRODUCTS
+
+_require = partial(require, "MACE")
 
 
 class MACE(BlockModel):
@@ -100,16 +101,7 @@ class MACE(BlockModel):
         frequencies: Sequence[float] | None = None,
         zbl: bool = False,
     ) -> None:
-        numbers = sorted({atomic_number(e) for e in elements})
-        symbols = [chemical_symbols[z] for z in numbers]
-        missing = [s for s in symbols if s not in reference_energies]
-        _require(bool(symbols), "elements", "at least one element", elements)
-        _require(
-            not missing,
-            "reference_energies",
-            f"an energy in eV for {', '.join(missing)}",
-            dict(reference_energies),
-        )
+        numbers, symbols = checked_elements("MACE", elements, reference_energies)
         _require(cutoff > 0, "cutoff", "a positive radius in Angstrom", cutoff)
         _require(
             mean_neighbors > 0,
@@ -302,8 +294,3 @@ class MACELayer(nn.Module):
         return out + nn.functional.pad(
             self.skip(kept, counts), (0, 0, 0, out.shape[1] - kept.shape[1])
         )
-
-
-def _require(condition: bool, argument: str, expected: str, got: object) -> None:
-    if not condition:
-        raise EquivError(f"MACE: {argument} must be {expected}; got {got}")

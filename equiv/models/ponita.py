@@ -1,19 +1,18 @@
 """Ponita: message passing on positions and orientations (Bekkers et al. 2024)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import ase
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Float
 from torch import Tensor
 
 from equiv.choices import choose
-from equiv.errors import EquivError
 from equiv.graph.layout import Layout
+from equiv.models.arguments import checked_elements, require
 from equiv.models.block_model import BlockModel
-from equiv.models.elements import atomic_number
 from equiv.models.equivariance_error import EquivarianceError, equivariance_error
 from equiv.models.mace import MACE
 from equiv.models.ponita_layer import POINTWISE, PRODUCTS
@@ -25,6 +24,8 @@ from equiv.position_orientation.grids import ORIENTATION_GRIDS, SIZED, orientati
 from equiv.so3 import random_rotations
 
 ORIENTATIONS = ("fixed", "random_per_step")
+
+_require = partial(require, "Ponita")
 
 
 class Ponita(BlockModel):
@@ -114,16 +115,7 @@ class Ponita(BlockModel):
         shift: float = 0.0,
         zbl: bool = False,
     ) -> None:
-        numbers = sorted({atomic_number(e) for e in elements})
-        symbols = [chemical_symbols[z] for z in numbers]
-        _require(bool(symbols), "elements", "at least one element", elements)
-        missing = [s for s in symbols if s not in reference_energies]
-        _require(
-            not missing,
-            "reference_energies",
-            f"an energy in eV for {', '.join(missing)}",
-            dict(reference_energies),
-        )
+        numbers, symbols = checked_elements("Ponita", elements, reference_energies)
         _require(cutoff > 0, "cutoff", "a positive radius in Angstrom", cutoff)
         _require(
             mean_neighbors > 0,
@@ -269,8 +261,3 @@ class Ponita(BlockModel):
         super()._apply(fn, recurse)
         self.turn, self.turns = (x.to(self.turn.device) for x in exact)
         return self
-
-
-def _require(condition: bool, argument: str, expected: str, got: object) -> None:
-    if not condition:
-        raise EquivError(f"Ponita: {argument} must be {expected}; got {got}")

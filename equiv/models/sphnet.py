@@ -1,6 +1,7 @@
 """SPHNet: Hamiltonians of density functional theory by adaptive sparsity (Luo et al. 2025)."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -33,10 +34,13 @@ from equiv.hamiltonian.readout import BlockReadout, SphericalStacks
 from equiv.hamiltonian.schedule import SparsitySchedule
 from equiv.hamiltonian.standardise import BlockStandardisation
 from equiv.models.abstract import AbstractModel
+from equiv.models.arguments import require
 from equiv.so3 import spherical_harmonics
 
 PARITIES = {"o3": True, "so3": False}
 """Symmetry of the features by name: whether odd couplings are told apart from even ones."""
+
+_require = partial(require, "SPHNet")
 
 
 class Molecules(Protocol):
@@ -365,8 +369,3 @@ def block_degrees(basis: OrbitalBasis, parity: bool) -> Degrees:
         tuple(range(max(l for sign, l in signed if sign == 1) + 1)),
         tuple(range(min(pseudo), max(pseudo) + 1)) if pseudo else (),
     )
-
-
-def _require(condition: bool, argument: str, expected: str, got: object) -> None:
-    if not condition:
-        raise EquivError(f"SPHNet: {argument} must be {expected}; got {got}")

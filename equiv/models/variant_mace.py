@@ -1,6 +1,7 @@
 """MACE with parts exchanged: the forms that models of other programs have."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -9,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiv.choices import choose
-from equiv.errors import EquivError
 from equiv.graph.layout import Layout
 from equiv.message_passing.attentive_interaction import AttentiveInteraction
 from equiv.message_passing.edges import Edges
 from equiv.message_passing.gated_interaction import GatedInteraction
 from equiv.message_passing.interaction import Interaction
+from equiv.models.arguments import require
 from equiv.models.block_model import BlockModel
 from equiv.nn.activated_readout import ActivatedReadout, DeepReadout
 from equiv.nn.cutoff import PolynomialCutoff
@@ -37,6 +38,8 @@ INTERACTIONS = (
 )
 READOUTS = ("none", "linear", "nonlinear", "deep")
 ATTENTION_SCALARS, ATTENTION_HIDDEN, DENSITY_HIDDEN = 64, (256, 256, 256), (64,)
+
+_require = partial(require, "VariantMACE")
 
 
 class VariantMACE(BlockModel):
@@ -361,8 +364,3 @@ def _readout(kind: str, channels: int, hidden: int, activation: str) -> nn.Modul
     if kind == "deep":
         return DeepReadout(channels, hidden, activation)
     return LinearReadout(channels)
-
-
-def _require(condition: bool, argument: str, expected: str, got: object) -> None:
-    if not condition:
-        raise EquivError(f"VariantMACE: {argument} must be {expected}; got {got}")
