@@ -1,6 +1,7 @@
 """Make a set of Hamiltonians with PySCF: `equiv data make hamiltonians`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -60,6 +61,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="cheap Hamiltonians to store: minao, sap (default: minao)",
     )
     add("--forces", action="store_true", help="compute forces as well")
+    add(
+        "--workers",
+        metavar="N",
+        type=count(),
+        default=cores(),
+        help="processes that compute at the same time; any number gives the same set (default: "
+        "the cores, here %(default)s)",
+    )
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
             args.output,
             plan,
             structures,
+            workers=args.workers,
             stop=lambda: bool(interruption),
             sampled=drawn.advance,
             labelled=lambda steps, note: progress.advance(steps, note=note),

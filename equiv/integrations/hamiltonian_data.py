@@ -22,7 +22,8 @@ from equiv.hamiltonian import (
     read_hamiltonians,
     write_hamiltonians,
 )
-from equiv.integrations.pyscf_labels import CONVERGENCE, GRADIENT, Label, label, need_pyscf
+from equiv.integrations.label_workers import Calculation, Outcome, outcomes
+from equiv.integrations.pyscf_labels import CONVERGENCE, GRADIENT, need_pyscf
 from equiv.integrations.xtb_sampling import Sampling, sample_geometries
 
 SAVE_EVERY = 20.0  # seconds of calculations that an interruption may cost
@@ -65,6 +66,7 @@ def make_hamiltonians(
     plan: Plan,
     structures: Sequence[ase.Atoms],
     *,
+    workers: int = 1,
     stop: Callable[[], bool] = lambda: False,
     sampled: Callable[[], None] = lambda: None,
     labelled: Callable[[int, str], None] = lambda count, note: None,
@@ -73,12 +75,15 @@ def make_hamiltonians(
 
     Work done is kept in a folder beside the output, and the same call after an interruption goes on
     from there; the folder vanishes when the set is written. Geometries whose calculation does not
-    converge are left out, and the provenance counts them.
+    converge are left out, and the provenance counts them. Neither interruptions nor the number of
+    workers change a bit of the labels: every calculation runs in one thread.
 
     Args:
         output: the archive to write.
         plan: what it is to be.
         structures: what trajectories start from, or the geometries themselves.
+        workers: processes that compute at the same time; 1 for this one. A script that asks for
+            more needs the guard ``if __name__ == "__main__":``.
         stop: asked after every calculation; the work is saved if it says so.
         sampled: called for every geometry drawn.
         labelled: called with the number of calculations done (those of an earlier call at once),
@@ -88,7 +93,8 @@ def make_hamiltonians(
         The set, or None if it was stopped.
 
     Raises:
-        EquivError: PySCF or tblite is missing, or the folder belongs to another plan.
+        EquivError: PySCF or tblite is missing, the folder belongs to another plan, or a worker
+            died.
     """
     need_pyscf()
     work = output.with_name(f"{output.name}.unfinished")
@@ -100,29 +106,29 @@ def make_hamiltonians(
 
     store = _Store(work)
     labelled(len(store.done), "resumed" if store.done else "")
-    for index, atoms in enumerate(geometries):
-        if index in store.done:
-            continue
-        started = time.process_time()
-        try:
-            found = label(
-                torch.from_numpy(atoms.numbers.astype(np.int64)),
-                torch.from_numpy(np.array(atoms.positions)),
-                basis,
-                plan.theory,
-                charge=plan.charge,
-                baselines=plan.baselines,
-                forces=plan.forces,
-                where=f"geometry {index}",
-            )
-        except DataError:
-            found = None
-        store.add(index, found, time.process_time() - started)
-        labelled(1, "not converged" if found is None else f"{found.cycles} cycles")
-        if stop():
-            store.save()
-            return None
-    store.save()
+    calculations = [
+        Calculation(
+            index,
+            atoms.numbers,
+            atoms.positions,
+            basis,
+            plan.theory,
+            plan.charge,
+            plan.baselines,
+            plan.forces,
+        )
+        for index, atoms in enumerate(geometries)
+        if index not in store.done
+    ]
+    try:
+        for found in outcomes(calculations, workers, stop):
+            store.add(found)
+            note = f"{found.arrays['n_cycles']} cycles" if found.arrays else "not converged"
+            labelled(1, note)
+    finally:
+        store.save()
+    if len(store.done) < len(geometries):
+        return None
     return _finish(output, work, plan, basis, store, replicas)
 
 
@@ -191,12 +197,13 @@ class _Store:
                 self.done |= {int(index): file for index in stored["indices"]}
                 self.seconds += float(stored["seconds"])
 
-    def add(self, index: int, found: Label | None, seconds: float) -> None:
-        self.done[index] = None
-        self._indices.append(index)
-        self._unsaved += seconds
-        if found is not None:
-            self._new |= {f"{index}.{name}": value for name, value in _arrays(found).items()}
+    def add(self, found: Outcome) -> None:
+        """Take a result in; now and then all new ones are written."""
+        self.done[found.index] = None
+        self._indices.append(found.index)
+        self._unsaved += found.seconds
+        for name, value in (found.arrays or {}).items():
+            self._new[f"{found.index}.{name}"] = value
         if time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
 
@@ -220,21 +227,6 @@ class _Store:
                     if name:
                         found.setdefault(int(index), {})[name] = stored[key]
         return dict(sorted(found.items()))
-
-
-def _arrays(found: Label) -> dict[str, Any]:
-    frame = found.frame
-    arrays = {
-        "numbers": frame.numbers.numpy(),
-        "positions": frame.positions.numpy(),
-        "hamiltonian": frame.hamiltonian.numpy(),
-        "overlap": np.zeros(0) if frame.overlap is None else frame.overlap.numpy(),
-        "energy": frame.energy,
-        "dipole": found.dipole,
-        "n_cycles": found.cycles,
-        **{f"baseline_{name}": matrix.numpy() for name, matrix in frame.baselines.items()},
-    }
-    return arrays if found.forces is None else {**arrays, "forces": found.forces}
 
 
 def _finish(

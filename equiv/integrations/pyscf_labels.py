@@ -1,8 +1,9 @@
 """Fock matrices from PySCF: molecules, mean-field objects, labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from equiv.errors import DataError, EquivError
 from equiv.hamiltonian import HamiltonianFrame, HamiltonianSet, OrbitalBasis, Theory
 from equiv.hamiltonian.baseline import baseline_matrix
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 CONVERGENCE = 1e-10
 """Eh: change of the energy at which labels are converged."""
@@ -38,6 +42,21 @@ class Label:
     dipole: np.ndarray
     cycles: int
     forces: np.ndarray | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The same as plain arrays by name."""
+        frame = self.frame
+        arrays = {
+            "numbers": frame.numbers.numpy(),
+            "positions": frame.positions.numpy(),
+            "hamiltonian": frame.hamiltonian.numpy(),
+            "overlap": np.zeros(0) if frame.overlap is None else frame.overlap.numpy(),
+            "energy": np.array(frame.energy),
+            "dipole": self.dipole,
+            "n_cycles": np.array(self.cycles),
+            **{f"baseline_{name}": matrix.numpy() for name, matrix in frame.baselines.items()},
+        }
+        return arrays if self.forces is None else {**arrays, "forces": self.forces}
 
 
 def need_pyscf() -> None:
@@ -123,6 +142,21 @@ def mean_field(mole: Any, theory: Theory) -> Any:
     return mf
 
 
+def _in_one_thread(function: Callable[P, T]) -> Callable[P, T]:
+    """Let PySCF use one thread: its sums over several differ in the last bits from run to run."""
+
+    @wraps(function)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> T:
+        need_pyscf()
+        from pyscf import lib
+
+        with lib.with_omp_threads(1):
+            return function(*args, **kwargs)
+
+    return inner
+
+
+@_in_one_thread
 def label(
     numbers: Int[Tensor, " atoms"],
     positions: Float[Tensor, "atoms 3"],
@@ -174,6 +208,7 @@ def label(
     )
 
 
+@_in_one_thread
 def add_baseline(data: HamiltonianSet, name: str) -> HamiltonianSet:
     """The set with a baseline computed for every molecule that lacks it.
 

@@ -1,5 +1,7 @@
 """The bridge to PySCF, with a model that knows the answer for one molecule."""
 
+import os
+
 import ase.build
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from equiv.models import MACE, AbstractModel
 gto = pytest.importorskip("pyscf.gto")
 
 from equiv.integrations.hamiltonian_data import Plan, make_hamiltonians, read_structures  # noqa: E402
+from equiv.integrations.label_workers import outcomes  # noqa: E402
 from equiv.integrations.pyscf import GuessWarning, HamiltonianCalculator  # noqa: E402
 from equiv.integrations.pyscf_labels import add_baseline, label, mean_field, molecule  # noqa: E402
 
@@ -208,6 +211,40 @@ def test_an_interrupted_set_is_the_same_as_one_in_a_piece(tmp_path):
     with np.load(two) as stored:
         assert stored["forces"].shape == (8, 3)
     assert [len(atoms) for atoms in read_structures(two)] == [3, 3, 2]
+
+
+def test_two_workers_make_the_same_set_and_finish_what_they_began(tmp_path):
+    plan = Plan("sto-3g", Theory("pbe", 0))
+    water, geometries = ase.build.molecule("H2O"), []
+    for number in range(12):
+        geometries.append(water.copy())
+        geometries[-1].rattle(0.05, seed=number)
+    one, two = tmp_path / "one.npz", tmp_path / "two.npz"
+    make_hamiltonians(one, plan, geometries)
+    done, again = [], []
+    stopped = make_hamiltonians(
+        two, plan, geometries, workers=2,
+        stop=lambda: len(done) >= 8, labelled=lambda count, note: done.append(count),
+    )  # fmt: skip
+    assert stopped is None
+    make_hamiltonians(two, plan, geometries, labelled=lambda count, note: again.append(count))
+    assert again[0] == sum(done) in (8, 9)
+    with np.load(one) as first, np.load(two) as second:
+        assert set(first.files) == set(second.files)
+        for name in set(first.files) - {"provenance"}:
+            assert first[name].tobytes() == second[name].tobytes(), name
+
+
+class Deadly:
+    """Ends the process that receives it."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+def test_the_death_of_a_worker_is_reported():
+    with pytest.raises(EquivError, match="a worker process died"):
+        list(outcomes([Deadly(), Deadly()], 2, lambda: False))
 
 
 def test_unfinished_work_of_other_settings_is_not_mixed_in(tmp_path):
