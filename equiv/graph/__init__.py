@@ -1,6 +1,37 @@
-"""Atoms to graphs: neighbour search, batches and receiver-sorted blocks."""
+"""Atoms to graphs: neighbour search, batches and receiver-sorted blocks.
 
-from equiv.graph.atom_graph import AtomGraph, collate, total_charge
-from equiv.graph.neighbors import NeighborList, neighbor_list
+Nothing is imported before it is used, so that layers need torch alone, and neither ASE nor e3nn.
+"""
 
-__all__ = ["AtomGraph", "NeighborList", "collate", "neighbor_list", "total_charge"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "AtomGraph": "equiv.graph.atom_graph",
+    "NeighborList": "equiv.graph.neighbors",
+    "collate": "equiv.graph.atom_graph",
+    "neighbor_list": "equiv.graph.neighbors",
+    "total_charge": "equiv.graph.atom_graph",
+}
+
+__all__ = [
+    "AtomGraph",
+    "NeighborList",
+    "collate",
+    "neighbor_list",
+    "total_charge",
+]
+
+if TYPE_CHECKING:
+    from equiv.graph.atom_graph import AtomGraph, collate, total_charge
+    from equiv.graph.neighbors import NeighborList, neighbor_list
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'equiv.graph' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,19 +1,35 @@
-"""Rotations and reflections of three-dimensional space, and what they act on."""
+"""Rotations and reflections of three-dimensional space, and what they act on.
 
-from equiv.so3.coupling import wigner_3j
-from equiv.so3.gaunt import gaunt_coefficient, gaunt_coefficients
-from equiv.so3.grids import (
-    ProductGrid,
-    SphereGrid,
-    antipodal_half,
-    lebedev_grid,
-    product_grid,
-)
-from equiv.so3.harmonics import spherical_harmonics
-from equiv.so3.irreps import Irrep, Irreps, natural_irreps, parse_irreps, spherical_shape
-from equiv.so3.layout import flat_from_spherical, spherical_from_flat
-from equiv.so3.rotations import irreps_matrix, random_rotations, rotate_spherical, wigner_matrix
-from equiv.so3.symmetric_power import num_symmetric_couplings, symmetric_couplings
+Nothing is imported before it is used, so that layers need torch alone, and neither ASE nor e3nn.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "Irrep": "equiv.so3.irreps",
+    "Irreps": "equiv.so3.irreps",
+    "ProductGrid": "equiv.so3.grids",
+    "SphereGrid": "equiv.so3.grids",
+    "antipodal_half": "equiv.so3.grids",
+    "flat_from_spherical": "equiv.so3.layout",
+    "gaunt_coefficient": "equiv.so3.gaunt",
+    "gaunt_coefficients": "equiv.so3.gaunt",
+    "irreps_matrix": "equiv.so3.rotations",
+    "lebedev_grid": "equiv.so3.grids",
+    "natural_irreps": "equiv.so3.irreps",
+    "num_symmetric_couplings": "equiv.so3.symmetric_power",
+    "parse_irreps": "equiv.so3.irreps",
+    "product_grid": "equiv.so3.grids",
+    "random_rotations": "equiv.so3.rotations",
+    "rotate_spherical": "equiv.so3.rotations",
+    "spherical_from_flat": "equiv.so3.layout",
+    "spherical_harmonics": "equiv.so3.harmonics",
+    "spherical_shape": "equiv.so3.irreps",
+    "symmetric_couplings": "equiv.so3.symmetric_power",
+    "wigner_3j": "equiv.so3.coupling",
+    "wigner_matrix": "equiv.so3.rotations",
+}
 
 __all__ = [
     "Irrep",
@@ -39,3 +55,29 @@ __all__ = [
     "wigner_3j",
     "wigner_matrix",
 ]
+
+if TYPE_CHECKING:
+    from equiv.so3.coupling import wigner_3j
+    from equiv.so3.gaunt import gaunt_coefficient, gaunt_coefficients
+    from equiv.so3.grids import (
+        ProductGrid,
+        SphereGrid,
+        antipodal_half,
+        lebedev_grid,
+        product_grid,
+    )
+    from equiv.so3.harmonics import spherical_harmonics
+    from equiv.so3.irreps import Irrep, Irreps, natural_irreps, parse_irreps, spherical_shape
+    from equiv.so3.layout import flat_from_spherical, spherical_from_flat
+    from equiv.so3.rotations import irreps_matrix, random_rotations, rotate_spherical, wigner_matrix
+    from equiv.so3.symmetric_power import num_symmetric_couplings, symmetric_couplings
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'equiv.so3' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

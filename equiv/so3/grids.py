@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.integrate import lebedev_rule
 from torch import Tensor
 
 from equiv.errors import EquivError
@@ -133,6 +132,8 @@ def lebedev_grid(degree: int) -> SphereGrid:
             f"lebedev_grid: rules are tabulated for degrees 0 to {_LEBEDEV_DEGREES[-1]}, "
             f"got {degree}; product_grid has no limit"
         )
+    from scipy.integrate import lebedev_rule  # forty megabytes that few processes need
+
     tabulated = next(d for d in _LEBEDEV_DEGREES if d >= degree)
     points, weights = lebedev_rule(tabulated)
     points = np.ascontiguousarray(points.T)

@@ -115,3 +115,12 @@ def test_the_help_text_does_not_load_torch_or_ase():
         "print('loaded:', [m for m in ('torch', 'ase', 'e3nn') if m in sys.modules])"
     )
     assert out.splitlines()[-1] == "loaded: []"
+
+
+def test_layers_on_positions_and_orientations_need_no_more_than_torch():
+    out = run(
+        "import sys, equiv.position_orientation\n"
+        "heavy = ('e3nn', 'scipy', 'sympy', 'torch_geometric', 'torch._dynamo', 'vesin')\n"
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    assert out == "[]"
