@@ -76,7 +76,8 @@ def outcomes(
         return
     waiting = iter(calculations)
     with _libraries_of_one_thread(), _pool(workers) as pool:
-        running = {pool.submit(compute, next(waiting)) for _ in range(workers)}
+        with _without_ctrl_c():
+            running = {pool.submit(compute, next(waiting)) for _ in range(workers)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
@@ -121,8 +122,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _begin() -> None:
-    """Leave Ctrl-C to the parent, and do not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Do not outlive the parent."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -131,6 +131,19 @@ def _begin() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes that are started leave Ctrl-C to this one, which gets it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
