@@ -1,7 +1,8 @@
 """SPHNet: what its gates save, beside the dense network and beside the official code.
 
     OMP_NUM_THREADS=1 python -m benchmarks.sphnet WATER.npz ETHANOL.npz
-        [--official CHECKOUT] [--channels 128] [--repeats 5] [--train 60]
+        [--official CHECKOUT] [--channels 128] [--repeats 5]
+        [--train 60] [--sets water ethanol] [--variants dense k=0.7 ...]
         [--only steps layer errors distance]
 
 Steps: forward, loss, backward and AdamW on the same batch, one thread, interleaved, medians; of
@@ -9,8 +10,10 @@ ours dense and with a share k of paths and pairs dropped (gates fixed, as in 95 
 of the same network with the paper's SO(3) features and every pair (what QHNet computes, at equal
 size), and of the authors' code if a checkout of github.com/microsoft/SPHNet is given. Layer: one
 pair layer forward and backward. Memory: what a step keeps for its backward pass. Errors: every
-variant trained on 500 water molecules for the same processor time, 100 test molecules. Writes
-results/sphnet.json and results/sphnet.png.
+variant trained on 500 molecules of water and on 240 of ethanol for the same processor time; each
+training is stored when it is done, so they can be made one at a time (--sets, --variants). SCF:
+what results/scf_starts.json says of the trained models in models/. Writes results/sphnet.json and
+results/sphnet.png.
 """
 
 import argparse
@@ -19,6 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,9 @@ OURS = {
     "QHNet-style (dense, SO(3))": {"sparsity": 0.0, "parity": "so3"},
 }
 FIXED_FROM = 9  # optimizer steps
+PARTS = ("steps", "layer", "errors", "distance")
+SCF = ("scf_cycles_ratio", "scf_wall_ratio", "scf_seconds_saved")
+SHIPPED = {name: f"models/{name}_hamiltonian (k=0.7)" for name in ("water", "ethanol")}
 PAPER = {"vectorial_layers": 4, "pair_layers": 2, "num_radial": 16, "hidden": 64}
 
 
@@ -222,33 +229,66 @@ def layer(file: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]
     ]
 
 
-def errors(file: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Water, every variant trained for the same processor time."""
+@dataclass(frozen=True)
+class Course:
+    """How the networks of one data set are trained, all alike."""
+
+    train: slice
+    test: slice
+    batch: int
+    learning_rate: float
+    shape: dict[str, Any]
+
+
+COURSES = {
+    "water": Course(
+        slice(0, 500),
+        slice(600, 1000),
+        20,
+        0.03,
+        {"vectorial_layers": 1, "decay": 1.0, "num_radial": 32},
+    ),
+    "ethanol": Course(
+        slice(0, 240),
+        slice(270, 300),
+        4,
+        0.02,
+        {"vectorial_layers": 1, "decay": 0.8, "num_radial": 32},
+    ),
+}
+CHANNELS = 16  # of the trained networks
+PHASES = {"random_until": 100, "fixed_from": 300}
+
+
+def trained(name: str, file: str, variant: str, seconds: float) -> dict[str, Any]:
+    """One network after so many seconds of processor time; the learning rate falls with them."""
+    course, changes = COURSES[name], OURS[variant]
     data = read_hamiltonians(file)
     batcher = Batcher(data.basis, "minao")
-    train = batcher.samples(data[:500])
-    test = batcher.samples(data[600:700])
-    rows = []
-    for name, changes in OURS.items():
-        small = {"vectorial_layers": 1, "decay": 1.0, "num_radial": 32}
-        model = build(data, 16, {**changes, **small}, random_until=40, fixed_from=100)
-        everything: Any = batcher.collate(train)
-        model.standardisation.fit([everything.target])
-        batches = torch.Generator().manual_seed(0)
-        step, began, number = Step(model, None), time.process_time(), 0
-        while (share := (time.process_time() - began) / args.train) < 1:
-            chosen = torch.randperm(500, generator=batches)[:20].tolist()
-            step.batch = batcher.collate([train[i] for i in chosen])
-            for group in step.optimizer.param_groups:
-                group["lr"] = 0.03 * (1 - share) * min(1.0, (number + 1) / 50)
-            step()
-            number += 1
-            model.advance(number)
-        found = evaluate(model.eval(), batcher, test)
-        k = changes["sparsity"]
-        rows.append({"model": f"equiv {name}", "k": k, "steps": number, **found})
-        print(rows[-1], flush=True)
-    return rows
+    train = batcher.samples(data[course.train])
+    model = build(data, CHANNELS, {**changes, **course.shape}, **PHASES)
+    everything: Any = batcher.collate(train)
+    model.standardisation.fit([everything.target])
+    batches = torch.Generator().manual_seed(0)
+    step, began, number = Step(model, None), time.process_time(), 0
+    while (share := (time.process_time() - began) / seconds) < 1:
+        chosen = torch.randperm(len(train), generator=batches)[: course.batch].tolist()
+        step.batch = batcher.collate([train[i] for i in chosen])
+        for group in step.optimizer.param_groups:
+            group["lr"] = course.learning_rate * (1 - share) * min(1.0, (number + 1) / 50)
+        step()
+        number += 1
+        model.advance(number)
+    found = evaluate(model.eval(), batcher, batcher.samples(data[course.test]))
+    return {
+        "data": name,
+        "model": f"equiv {variant}",
+        "k": changes["sparsity"],
+        "channels": CHANNELS,
+        "cpu_seconds": seconds,
+        "steps": number,
+        **found,
+    }
 
 
 def evaluate(model: SPHNet, batcher: Batcher, test: Any) -> dict[str, float]:
@@ -300,9 +340,10 @@ def plot(results: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
     rows = results.get("rows", [])
     sets = sorted({row["data"] for row in rows})
-    names = list(dict.fromkeys(row["model"] for row in rows))
+    timed = [row for row in rows if "step_ms" in row]
+    names = list(dict.fromkeys(row["model"] for row in timed))
     for n, name in enumerate(sets):
-        mine = {row["model"]: row["step_ms"] for row in rows if row["data"] == name}
+        mine = {row["model"]: row["step_ms"] for row in timed if row["data"] == name}
         places = [i + 0.8 * (n / len(sets)) for i in range(len(names))]
         heights = [mine.get(model, 0.0) for model in names]
         axes[0].barh(places, heights, 0.36, label=name)
@@ -312,16 +353,22 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes[0].set_xscale("log")
     if sets:
         axes[0].legend(fontsize=8)
-    trained = results.get("errors", [])
-    axes[1].set_visible(bool(trained))
-    gated = sorted((r["k"], r["h_mae_uEh"]) for r in trained if "QHNet" not in r["model"])
-    if gated:
-        axes[1].plot(*zip(*gated, strict=True), "o-", label="SPHNet")
-        for row in trained:
+    found = results.get("errors", [])
+    axes[1].set_visible(bool(found))
+    for n, name in enumerate(COURSES):
+        mine = [row for row in found if row["data"] == name]
+        gated = sorted((r["k"], r["h_mae_uEh"]) for r in mine if "QHNet" not in r["model"])
+        if gated:
+            seconds = mine[0]["cpu_seconds"]
+            label = f"{name}, {seconds / 60:.3g} min each"
+            axes[1].plot(*zip(*gated, strict=True), "o-", color=f"C{n}", label=label)
+        for row in mine:
             if "QHNet" in row["model"]:
-                axes[1].plot(0, row["h_mae_uEh"], "s", label="QHNet-style, dense")
-        axes[1].set(xlabel="sparsity k", ylabel="H MAE (µEh)", title="water, equal processor time")
-        axes[1].set_ylim(0)
+                label = f"{name}, QHNet-style (dense)"
+                axes[1].plot(0, row["h_mae_uEh"], "s", mfc="none", color=f"C{n}", label=label)
+    if found:
+        axes[1].set(xlabel="sparsity k", ylabel="H MAE (µEh)", title="equal processor time")
+        axes[1].set_yscale("log")
         axes[1].legend(fontsize=8)
     if "kept_by_distance" in results:
         shown = results["kept_by_distance"]
@@ -334,17 +381,36 @@ def plot(results: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
+def scf_columns(results: dict[str, Any]) -> None:
+    """Put errors and what SCFs save beside the times."""
+    found = {(row["data"], row["model"]): row for row in results.get("errors", [])}
+    starts = json.loads((RESULTS / "scf_starts.json").read_text())["rows"]
+    shipped = {row["model"]: row for row in starts if row["set"] == "test"}
+    rows = [row for row in results.get("rows", []) if row["model"] not in SHIPPED.values()]
+    for row in rows:
+        known = found.get((row["data"], row["model"]), {})
+        row |= {key: known.get(key) for key in ("h_mae_uEh", "eps_mae_uEh")}
+        row |= dict.fromkeys(SCF)
+    for name, row in shipped.items():
+        if name in SHIPPED:
+            errors = {key: row[key] for key in ("h_mae_uEh", "eps_mae_uEh")}
+            saved = {key: row.get(key) for key in SCF}
+            rows.append({"data": name, "model": SHIPPED[name], "k": 0.7, **errors, **saved})
+    results["rows"] = rows
+
+
 def show(title: str, rows: list[dict[str, Any]]) -> None:
     """One table."""
     if not rows:
         return
     table = Table(title=title)
-    for key in rows[0]:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for key in columns:
         table.add_column(key)
     for row in rows:
-        cells = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values())
+        cells = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in map(row.get, columns))
         table.add_row(*cells)
-    Console(width=150).print(table)
+    Console(width=200).print(table)
 
 
 def main() -> None:
@@ -355,33 +421,50 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--train", type=float, default=60.0, help="CPU seconds of each training")
-    parser.add_argument("--only", choices=["steps", "layer", "errors", "distance"], nargs="*")
+    parser.add_argument("--sets", nargs="+", choices=list(COURSES), default=list(COURSES))
+    parser.add_argument("--variants", nargs="+", choices=list(OURS), default=list(OURS))
+    parser.add_argument("--only", choices=PARTS, nargs="*", default=PARTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / "sphnet.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    wanted = args.only or ["steps", "layer", "errors", "distance"]
-    if "layer" in wanted:
-        results["pair_layer"] = layer(args.ethanol, 10, args)
-        show("pair layer, forward and backward, 10 ethanol molecules", results["pair_layer"])
-    if "steps" in wanted:
-        results["rows"] = [
-            *steps("water", args.water, 10, args),
-            *steps("ethanol", args.ethanol, 10, args),
-        ]
-        show("training step", results["rows"])
-    if "errors" in wanted:
-        results["errors"] = errors(args.water, args)
-    if "distance" in wanted:
-        results["kept_by_distance"] = kept_by_distance(args.ethanol, 16)
-    trained = {row["model"]: row for row in results.get("errors", [])}
-    for row in results.get("rows", []):
-        known = trained.get(row["model"], {}) if row["data"] == "water" else {}
-        row |= {key: known.get(key) for key in ("h_mae_uEh", "eps_mae_uEh")}
-        row.setdefault("scf_cycles_ratio", None)  # benchmarks/scf_starts.py
-    show("errors", results.get("errors", []))
-    path.write_text(json.dumps({"channels": args.channels, **results}, indent=1) + "\n")
+    files = {"water": args.water, "ethanol": args.ethanol}
+
+    def store(**parts: Any) -> dict[str, Any]:
+        """Read again before writing: another part may have been stored meanwhile."""
+        results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        results |= parts
+        scf_columns(results)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        return results
+
+    if "layer" in args.only:
+        store(channels=args.channels, pair_layer=layer(args.ethanol, 10, args))
+    if "steps" in args.only:
+        rows = [row for name, file in files.items() for row in steps(name, file, 10, args)]
+        store(channels=args.channels, rows=rows)
+    if "errors" in args.only:
+        for name in args.sets:
+            for variant in args.variants:
+                row = trained(name, files[name], variant, args.train)
+                print(row, flush=True)
+                others = [r for r in store().get("errors", []) if not same(r, row)]
+                store(errors=[*others, row])
+    if "distance" in args.only:
+        store(kept_by_distance=kept_by_distance(args.ethanol, 16))
+    results = store()
+    titles = {
+        "pair_layer": "pair layer, forward and backward, 10 ethanol molecules",
+        "rows": "training step",
+        "errors": "errors after equal processor time",
+    }
+    for key, title in titles.items():
+        show(title, results.get(key, []))
     plot(results, RESULTS / "sphnet.png")
+
+
+def same(one: dict[str, Any], two: dict[str, Any]) -> bool:
+    """Whether both rows are of the same network and data."""
+    return (one["data"], one["model"]) == (two["data"], two["model"])
 
 
 if __name__ == "__main__":
