@@ -6,13 +6,8 @@ r"""The multilinear form behind a convolution, and its four derivatives as kerne
 
 runs over all slots :math:`s` (receiver :math:`i`, sender :math:`j`, pair :math:`p`) and paths
 :math:`q`; :math:`\sigma = -1` in the reverse direction of a pair if :math:`q` is odd in the
-direction, else 1. The convolution is the derivative by :math:`g`, and because the form is linear in
-each of its arguments, derivatives of derivatives are derivatives of the form again:
-
-.. math::
-    \partial_u \langle w, \partial_v S \rangle = \partial_u S|_{v = w}
-
-So four kernels give gradients of every order.
+direction, else 1. The convolution is the derivative by :math:`g`. The form is linear in each of its
+arguments: four kernels give gradients of every order.
 """
 
 from collections.abc import Sequence
@@ -22,11 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from equiv.graph.blocks import NeighborBlocks
 from equiv.graph.tracing import is_traced
 from equiv.message_passing.pair_kernels import Path, kernels, vector_bytes
+from equiv.multilinear import MultilinearForm
 
 G, X, Z, R = range(4)
 """The arguments of the form."""
@@ -89,38 +84,24 @@ class PairForm:
             ``paths * channels`` radial weights once, and the sender's features, which stay in
             cache; nothing is stored per direction.
         """
-        return _Derivative.apply(self, neighbors, G, x, z, r)
+        return _OnNeighbors(self, neighbors).derivative(G, None, x, z, r)
 
 
-class _Derivative(Function):
-    """The derivative of a form by one argument, as a function of the other three."""
+class _OnNeighbors(MultilinearForm):
+    """The form for given neighbours."""
 
-    @staticmethod
-    def forward(
-        ctx: Any, form: PairForm, neighbors: NeighborBlocks, wanted: int, *given: Tensor
-    ) -> Tensor:
-        ctx.form, ctx.neighbors, ctx.wanted = form, neighbors, wanted
-        ctx.save_for_backward(*given)
-        n = neighbors
-        derivative = torch.ops.equiv.pair_form(
-            form.key, wanted, *given, n.first, n.second, n.pair, n.sign, n.senders, n.slots
-        )
-        return n.total(derivative) if wanted in (G, X) else derivative
+    def __init__(self, form: PairForm, neighbors: NeighborBlocks) -> None:
+        self.form, self.neighbors = form, neighbors
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        arguments = list(ctx.saved_tensors)
-        arguments.insert(ctx.wanted, grads[0])
-        results: list[Tensor | None] = []
-        for u in range(4):
-            if u == ctx.wanted:
-                continue
-            needed = ctx.needs_input_grad[3 + len(results)]
-            others = [a for v, a in enumerate(arguments) if v != u]
-            results.append(
-                _Derivative.apply(ctx.form, ctx.neighbors, u, *others) if needed else None
-            )
-        return None, None, None, *results
+    def compute(self, wanted: Sequence[int], *given: Tensor | None) -> Sequence[Tensor]:
+        n = self.neighbors
+        index = n.first, n.second, n.pair, n.sign, n.senders, n.slots
+        found = []
+        for u in wanted:
+            others = *given[:u], *given[u + 1 :]
+            derivative = torch.ops.equiv.pair_form(self.form.key, u, *others, *index)
+            found.append(n.total(derivative) if u in (G, X) else derivative)
+        return found
 
 
 @torch.library.custom_op("equiv::pair_form", mutates_args=(), device_types="cpu")

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from equiv.graph.tracing import is_traced
-from equiv.position_orientation.needed import is_needed
+from equiv.needed import is_needed
+from equiv.partial import partial_gradients
 
 ROWS = 1024
 """Rows whose intermediate results stay in the cache together."""
@@ -88,9 +89,7 @@ class _Gradients(Function):
                 given = [t.detach().requires_grad_(n) for t, n in zip(
                     (x[here], *weights), needed, strict=True
                 )]  # fmt: skip
-                y = function(*given)
-                wanted = [t for t, n in zip(given, needed, strict=True) if n]
-                found = list(torch.autograd.grad(y, wanted, g[here]))
+                found = list(_first(function, needed, g[here], *given))
             if by_x is not None:
                 by_x[here] = found.pop(0)
             for total, part in zip(sums, found, strict=True):
@@ -102,11 +101,12 @@ class _Gradients(Function):
         g, x, *weights = ctx.saved_tensors
         function, needed = ctx.function, ctx.needed
         if torch.is_grad_enabled():  # somebody wants a third derivative
-            given = [
-                t if t.requires_grad else t.detach().requires_grad_() for t in (g, x, *weights)
-            ]
-            found = _product(function, needed, grads, given, create_graph=True)
-            return None, None, *found
+
+            def first(*given: Tensor) -> tuple[Tensor, ...]:
+                return _first(function, needed, *given, create_graph=True)
+
+            asked = ctx.needs_input_grad[2:]
+            return None, None, *partial_gradients(first, (g, x, *weights), asked, grads)
         of_rows = grads[:1] if needed[0] else ()
         of_weights = grads[len(of_rows) :]
         by_g, by_x = torch.empty_like(g), torch.empty_like(x)
@@ -115,26 +115,22 @@ class _Gradients(Function):
             with torch.enable_grad():
                 given = [t.detach().requires_grad_() for t in (g[here], x[here], *weights)]
                 u = [*(t[here] for t in of_rows), *of_weights]
-                by_g[here], by_x[here], *parts = _product(function, needed, u, given)
+                first = _first(function, needed, *given, create_graph=True)
+                by_g[here], by_x[here], *parts = torch.autograd.grad(
+                    first, given, u, materialize_grads=True
+                )
             for total, part in zip(sums, parts, strict=True):
                 total += part
         return None, None, by_g, by_x, *sums
 
 
-def _product(
+def _first(
     function: Callable[..., Tensor],
     needed: list[bool],
-    u: Any,
-    given: list[Tensor],
-    *,
+    g: Tensor,
+    *arguments: Tensor,
     create_graph: bool = False,
-) -> list[Tensor]:
-    """Derivatives of the gradients' product with ``u`` by (g, x, weights)."""
-    g, *arguments = given
-    y = function(*arguments)
+) -> tuple[Tensor, ...]:
+    """The gradients that are needed."""
     wanted = [t for t, n in zip(arguments, needed, strict=True) if n]
-    first = torch.autograd.grad(y, wanted, g, create_graph=True)
-    found = torch.autograd.grad(
-        first, given, list(u), create_graph=create_graph, materialize_grads=True
-    )
-    return list(found)
+    return torch.autograd.grad(function(*arguments), wanted, g, create_graph=create_graph)

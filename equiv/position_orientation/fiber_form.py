@@ -3,22 +3,20 @@ r"""Mixing orientations channel by channel, and its derivatives as kernels.
 .. math::
     S(g, x, k) = \sum_{iopc} g_{ipc}\, k_{opc}\, x_{ioc}
 
-is linear in each argument, so the derivatives of its derivatives are derivatives of it again, and
-three kernels give gradients of every order.
+is linear in each argument: three kernels give gradients of every order.
 """
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd import Function
 
 from equiv.graph.tracing import is_traced
+from equiv.multilinear import MultilinearForm
 from equiv.native import load_library
-from equiv.position_orientation.needed import is_needed
 from equiv.position_orientation.vector_source import head
 
 LEAST_WORK = 10**5
@@ -40,7 +38,7 @@ def mix_orientations(
     Cost: :math:`n^2` multiply-adds per row and channel.
     """
     if _usable(x):
-        return _Derivative.apply(G, x, kernel)
+        return _Mixing().derivative(G, None, x, kernel)
     return torch.einsum("ioc,opc->ipc", x, kernel)
 
 
@@ -56,27 +54,9 @@ def _usable(x: Tensor) -> bool:
     return _library(int(x.shape[1]), int(x.shape[2]), x.dtype) is not None
 
 
-class _Derivative(Function):
-    """The derivative of the form by one argument, as a function of the other two."""
-
-    @staticmethod
-    def forward(ctx: Any, wanted: int, a: Tensor, b: Tensor) -> Tensor:
-        ctx.wanted = wanted
-        ctx.save_for_backward(a, b)
-        return torch.ops.equiv.fiber_form(wanted, a, b)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        arguments = list(ctx.saved_tensors)
-        arguments.insert(ctx.wanted, grads[0])
-        results: list[Tensor | None] = []
-        for u in range(3):
-            if u == ctx.wanted:
-                continue
-            others = [a for v, a in enumerate(arguments) if v != u]
-            needed = is_needed(ctx, 1 + len(results), len(results))
-            results.append(_Derivative.apply(u, *others) if needed else None)
-        return None, *results
+class _Mixing(MultilinearForm):
+    def compute(self, wanted: Sequence[int], *given: Tensor | None) -> Sequence[Tensor]:
+        return [torch.ops.equiv.fiber_form(u, *given[:u], *given[u + 1 :]) for u in wanted]
 
 
 @torch.library.custom_op("equiv::fiber_form", mutates_args=(), device_types="cpu")

@@ -4,25 +4,25 @@ r"""Convolution with kernels that are linear combinations of stored functions, a
     S(g, x, \Phi, W) = \sum_{j \to i} \sum_{obc} g_{ioc}\, x_{joc}\, \Phi_{p,\pm o,b}\, W_{cb}
 
 runs over edges; pair :math:`p` serves both of its directions, the reverse one with opposite
-orientations. The convolution is the derivative by :math:`g`. The form is linear in every argument,
-so derivatives of derivatives are derivatives of it, and four kernels give gradients of every order.
-Each works on a few pairs at a time: their kernels :math:`\Phi W^\mathsf{T}` are made, used in the
-cache and forgotten, so that nothing of the size pairs times orientations times channels is stored.
+orientations. The convolution is the derivative by :math:`g`. The form is linear in every argument:
+four kernels give gradients of every order. Each works on a few pairs at a time: their kernels
+:math:`\Phi W^\mathsf{T}` are made, used in the cache and forgotten, so that nothing of the size
+pairs times orientations times channels is stored.
 """
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd import Function
 
 from equiv.graph.blocks import NeighborBlocks
 from equiv.graph.tracing import is_traced
+from equiv.multilinear import MultilinearForm
 from equiv.native import load_library
-from equiv.position_orientation.needed import is_needed
 from equiv.position_orientation.vector_source import head
 
 G, X, BASIS, WEIGHT = range(4)
@@ -68,8 +68,8 @@ def projected_convolution(
     if two_ways and antipodes is None:
         first, second = torch.cat([first, second]), torch.cat([second, first])
         exists = torch.cat([exists, exists])
-    graph = (first, second, exists, antipodes if two_ways else None)
-    return _Derivative.apply(graph, n.num_rows, G, x, basis, weight)
+    form = _Projected(first, second, exists, antipodes if two_ways else None, n.num_rows)
+    return form.derivative(G, None, x, basis, weight)
 
 
 def direct_convolution(
@@ -104,27 +104,13 @@ def usable(x: Tensor, basis: Tensor, neighbors: NeighborBlocks) -> bool:
     return _library(int(orientations), int(channels), x.dtype) is not None
 
 
-class _Derivative(Function):
-    """The derivative of the form by one argument, as a function of the other three."""
+class _Projected(MultilinearForm):
+    def __init__(self, *graph: Any) -> None:
+        self.graph = graph  # as the operator takes it
 
-    @staticmethod
-    def forward(ctx: Any, graph: tuple, rows: int, wanted: int, *given: Tensor) -> Tensor:
-        ctx.graph, ctx.rows, ctx.wanted = graph, rows, wanted
-        ctx.save_for_backward(*given)
-        return torch.ops.equiv.projected_form(wanted, *given, *graph, rows)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        arguments = list(ctx.saved_tensors)
-        arguments.insert(ctx.wanted, grads[0])
-        results: list[Tensor | None] = []
-        for u in range(4):
-            if u == ctx.wanted:
-                continue
-            needed = is_needed(ctx, 3 + len(results), len(results))
-            others = [a for v, a in enumerate(arguments) if v != u]
-            results.append(_Derivative.apply(ctx.graph, ctx.rows, u, *others) if needed else None)
-        return None, None, None, *results
+    def compute(self, wanted: Sequence[int], *given: Tensor | None) -> Sequence[Tensor]:
+        operator = torch.ops.equiv.projected_form
+        return [operator(u, *given[:u], *given[u + 1 :], *self.graph) for u in wanted]
 
 
 @torch.library.custom_op("equiv::projected_form", mutates_args=(), device_types="cpu")

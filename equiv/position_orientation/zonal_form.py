@@ -5,24 +5,23 @@ r"""Convolution with kernels that are sums over degrees, and its derivatives as 
 
 runs over edges; :math:`p` is the pair of an edge, and :math:`\sigma` = -1 if the edge ends in the
 second atom of the pair, else 1: :math:`P_l(-u) = (-1)^l P_l(u)`. The convolution is the derivative
-by :math:`g`. The form is linear in every argument, so derivatives of derivatives are derivatives of
-it again, and four kernels give gradients of every order. The sums over :math:`l` are done on the
-fly; nothing of the size pairs times orientations times channels is ever stored.
+by :math:`g`. The form is linear in every argument: four kernels give gradients of every order. The
+sums over :math:`l` are done on the fly; nothing of the size pairs times orientations times channels
+is ever stored.
 """
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd import Function
 
 from equiv.graph.blocks import NeighborBlocks
 from equiv.graph.tracing import is_traced
+from equiv.multilinear import MultilinearForm
 from equiv.native import load_library
-from equiv.position_orientation.needed import is_needed
 from equiv.position_orientation.vector_source import head
 from equiv.position_orientation.zonal_kernels import SOURCE
 
@@ -56,7 +55,7 @@ def zonal_convolution(
         neighbors: who sees whom.
     """
     if usable(x, zonal, neighbors):
-        return _Derivative.apply(neighbors, G, x, zonal, radial)
+        return _Zonal(neighbors).derivative(G, None, x, zonal, radial)
     even = neighbors.from_pairs(zonal[..., 0::2] @ radial[:, 0::2])
     odd = neighbors.from_pairs(zonal[..., 1::2] @ radial[:, 1::2])
     sigma = neighbors.sign.to(x.dtype)[:, :, None, None]
@@ -80,31 +79,18 @@ def usable(x: Tensor, zonal: Tensor, neighbors: NeighborBlocks) -> bool:
     return _library(int(orientations), int(degrees), int(channels), x.dtype) is not None
 
 
-class _Derivative(Function):
-    """The derivative of the form by one argument, as a function of the other three."""
+class _Zonal(MultilinearForm):
+    def __init__(self, neighbors: NeighborBlocks) -> None:
+        self.neighbors = neighbors
 
-    @staticmethod
-    def forward(ctx: Any, neighbors: NeighborBlocks, wanted: int, *given: Tensor) -> Tensor:
-        ctx.neighbors, ctx.wanted = neighbors, wanted
-        ctx.save_for_backward(*given)
-        n = neighbors
-        derivative = torch.ops.equiv.zonal_form(
-            wanted, *given, n.first, n.second, n.pair, n.sign, n.senders, n.slots
-        )
-        return n.total(derivative) if wanted in (G, X) else derivative
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        arguments = list(ctx.saved_tensors)
-        arguments.insert(ctx.wanted, grads[0])
-        results: list[Tensor | None] = []
-        for u in range(4):
-            if u == ctx.wanted:
-                continue
-            needed = is_needed(ctx, 2 + len(results), len(results))
-            others = [a for v, a in enumerate(arguments) if v != u]
-            results.append(_Derivative.apply(ctx.neighbors, u, *others) if needed else None)
-        return None, None, *results
+    def compute(self, wanted: Sequence[int], *given: Tensor | None) -> Sequence[Tensor]:
+        n = self.neighbors
+        index = n.first, n.second, n.pair, n.sign, n.senders, n.slots
+        found = []
+        for u in wanted:
+            derivative = torch.ops.equiv.zonal_form(u, *given[:u], *given[u + 1 :], *index)
+            found.append(n.total(derivative) if u in (G, X) else derivative)
+        return found
 
 
 @torch.library.custom_op("equiv::zonal_form", mutates_args=(), device_types="cpu")

@@ -5,6 +5,7 @@ import torch
 
 from equiv.native import find_compiler
 from equiv.position_orientation import (
+    blockwise,
     fiber_form,
     gelu,
     normalization,
@@ -102,6 +103,16 @@ def test_fused_normalization_is_its_formula(always, cluster):
 
 def test_gelu_in_chunks_is_gelu(always, cluster):
     assert_same(gelu.gelu, torch.nn.functional.gelu, [2 * cluster.normal(5, 7, 3)])
+
+
+def test_functions_in_blocks_are_the_same_to_the_third_derivative(cluster, monkeypatch):
+    monkeypatch.setattr(blockwise, "ROWS", 4)
+
+    def function(x, w):
+        return torch.sin(x @ w) @ w.T
+
+    given = [cluster.normal(9, 3), cluster.normal(3, 5)]
+    assert_same(lambda x, w: blockwise.blockwise(function, x, w), function, given)
 
 
 @pytest.mark.parametrize("name", ["zonal", "projected", "projected both ways"])
