@@ -11,11 +11,12 @@ from equiv.constants import ExactConstants
 from equiv.errors import EquivError
 from equiv.hamiltonian.coupling_paths import CouplingPath, PathProduct, balanced, coupling_paths
 from equiv.hamiltonian.degrees import Degrees
-from equiv.hamiltonian.gates import PairGate, PathGate
+from equiv.hamiltonian.gates import PairGate
 from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
 from equiv.hamiltonian.node_layers import PairGeometry
 from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights
 from equiv.hamiltonian.row_functions import together
+from equiv.nn.path_gate import PathGate
 
 
 class DiagonalLayer(ExactConstants):

@@ -14,7 +14,7 @@ from equiv.hamiltonian.baseline import BASELINES
 from equiv.hamiltonian.basis import OrbitalBasis
 from equiv.hamiltonian.blocks import Blocks
 from equiv.hamiltonian.degrees import Degrees
-from equiv.hamiltonian.gates import PairGate, PathGate
+from equiv.hamiltonian.gates import PairGate
 from equiv.hamiltonian.layout import BlockLayout
 from equiv.hamiltonian.node_layers import (
     PairGeometry,
@@ -31,10 +31,11 @@ from equiv.hamiltonian.pair_layers import (
 )
 from equiv.hamiltonian.radial import ExponentialBernstein
 from equiv.hamiltonian.readout import BlockReadout, SphericalStacks
-from equiv.hamiltonian.schedule import SparsitySchedule
 from equiv.hamiltonian.standardise import BlockStandardisation
 from equiv.models.abstract import AbstractModel
 from equiv.models.arguments import require
+from equiv.nn.path_gate import PathGate
+from equiv.nn.sparsity_schedule import SparsitySchedule
 from equiv.so3 import spherical_harmonics
 
 PARITIES = {"o3": True, "so3": False}
@@ -230,6 +231,7 @@ class SPHNet(AbstractModel):
                 )
             )
         gates += paths.gates
+        self._gates = tuple(gates)  # a tuple: they are modules of their layers
         self.schedule = SparsitySchedule(gates, random_until=random_until, fixed_from=fixed_from)
         self.readout = BlockReadout(basis, channels, basis.l_max, exchange=exchange_signs(channels))
         self.standardisation = BlockStandardisation(basis)
@@ -346,7 +348,7 @@ class SPHNet(AbstractModel):
     @property
     def gates(self) -> tuple[PathGate | PairGate, ...]:
         """All gates."""
-        return self.schedule.gates
+        return self._gates
 
     def _stacks(self, features: Tensor) -> SphericalStacks:
         """Natural and pseudo features as the readout takes them."""

@@ -3,8 +3,10 @@
 from equiv.nn.cutoff import PolynomialCutoff
 from equiv.nn.linear import ElementLinear, SphericalLinear
 from equiv.nn.mlp import RadialMLP
+from equiv.nn.path_gate import PathGate
 from equiv.nn.radial import RADIAL_BASES, BesselBasis, ChebyshevBasis
 from equiv.nn.readout import LinearReadout, NonlinearReadout
+from equiv.nn.sparsity_schedule import SparsitySchedule
 from equiv.nn.zbl import ZBL
 
 __all__ = [
@@ -15,7 +17,9 @@ __all__ = [
     "ElementLinear",
     "LinearReadout",
     "NonlinearReadout",
+    "PathGate",
     "PolynomialCutoff",
     "RadialMLP",
+    "SparsitySchedule",
     "SphericalLinear",
 ]

@@ -9,7 +9,8 @@ import torch
 from equiv.errors import EquivError
 from equiv.hamiltonian.coupling_paths import coupling_paths
 from equiv.hamiltonian.degrees import Degrees
-from equiv.hamiltonian.gates import PairGate, PathGate, Phase, ranks
+from equiv.hamiltonian.gates import PairGate, ranks
+from equiv.nn.path_gate import PathGate, Phase
 
 PATHS = coupling_paths(Degrees.up_to(4), Degrees.up_to(4), Degrees((0, 1, 2, 3, 4), (1, 2, 3)))
 

@@ -1,12 +1,19 @@
 """When sparse gates explore, choose, and stay."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from equiv.errors import EquivError
-from equiv.hamiltonian.gates import PairGate, PathGate, Phase
+from equiv.nn.path_gate import Phase
+
+
+class SparseGate(Protocol):
+    """What the schedule asks of a gate."""
+
+    def update(self, phase: Phase, step: int) -> None: ...
 
 
 class SparsitySchedule(nn.Module):
@@ -27,9 +34,7 @@ class SparsitySchedule(nn.Module):
         fixed_from: :math:`t_2`.
     """
 
-    def __init__(
-        self, gates: Sequence[PathGate | PairGate], *, random_until: int, fixed_from: int
-    ) -> None:
+    def __init__(self, gates: Sequence[SparseGate], *, random_until: int, fixed_from: int) -> None:
         super().__init__()
         if not 0 <= random_until <= fixed_from:
             raise EquivError(

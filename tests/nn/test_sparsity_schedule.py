@@ -5,8 +5,9 @@ import pytest
 from equiv.errors import EquivError
 from equiv.hamiltonian.coupling_paths import coupling_paths
 from equiv.hamiltonian.degrees import Degrees
-from equiv.hamiltonian.gates import PairGate, PathGate, Phase
-from equiv.hamiltonian.schedule import SparsitySchedule
+from equiv.hamiltonian.gates import PairGate
+from equiv.nn.path_gate import PathGate, Phase
+from equiv.nn.sparsity_schedule import SparsitySchedule
 
 PATHS = coupling_paths(Degrees.up_to(2), Degrees.up_to(2), Degrees.up_to(2))
 
