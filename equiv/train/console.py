@@ -124,26 +124,16 @@ class RunConsole:
     def errors(
         self, title: str, splits: Mapping[str, Mapping[str, Any]], quantities: Sequence[Quantity]
     ) -> None:
-        """The error table of all splits and groups."""
-        table = Table(
-            title=title,
-            title_justify="left",
-            title_style="bold",
-            header_style="bold",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-        )
+        """The error table: a row for every split and group, or a column if that is too wide."""
         present = measured(quantities, splits)
-        common, heads = column_heads(present, " ")
-        table.add_column(common, no_wrap=True)
-        table.add_column("frames", justify="right", no_wrap=True)
-        for head in heads:
-            table.add_column(head, justify="right", no_wrap=True)
+        parts: list[tuple[str, Mapping[str, Any]]] = []
         for split, metrics in splits.items():
             groups = metrics.get("groups", {})
-            for label, part in [(split, metrics), *((f"  {g}", m) for g, m in groups.items())]:
-                cells = [error_cell(part, quantity) for quantity in present]
-                table.add_row(escape(label), str(part["frames"]), *cells)
+            parts += [(split, metrics), *((f"  {name}", part) for name, part in groups.items())]
+        table = _by_part(title, present, parts)
+        width = table.__rich_measure__(self.console, self.console.options).maximum
+        if width > self.console.width and len(present) > len(parts):
+            table = _by_quantity(title, present, parts)
         self.console.print(table)
 
     def _line(self, cells: Sequence[str], style: str = "") -> None:
@@ -154,6 +144,49 @@ class RunConsole:
 
     def _print(self, text: str, style: str = "") -> None:
         self.console.print(text, style=style, highlight=False, soft_wrap=True)
+
+
+def _by_part(
+    title: str, quantities: Sequence[Quantity], parts: Sequence[tuple[str, Mapping[str, Any]]]
+) -> Table:
+    """A row for every split and group, a column for every quantity."""
+    common, heads = column_heads(quantities, " ")
+    table = _error_table(title, common)
+    for head in ("frames", *heads):
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, metrics in parts:
+        cells = [error_cell(metrics, quantity) for quantity in quantities]
+        table.add_row(escape(name), str(metrics["frames"]), *cells)
+    return table
+
+
+def _by_quantity(
+    title: str, quantities: Sequence[Quantity], parts: Sequence[tuple[str, Mapping[str, Any]]]
+) -> Table:
+    """A row for every quantity, a column for every split and group."""
+    table = _error_table(title, "")
+    table.add_column("")
+    for name, _ in parts:
+        table.add_column(escape(name.strip()), justify="right", no_wrap=True)
+    table.add_row("frames", "", *(str(metrics["frames"]) for _, metrics in parts))
+    for quantity in quantities:
+        shown = " / ".join(STATISTICS[name] for name in quantity.statistics)
+        cells = [error_cell(metrics, quantity) for _, metrics in parts]
+        table.add_row(escape(quantity.words), f"{shown} {quantity.shown_unit}".strip(), *cells)
+    return table
+
+
+def _error_table(title: str, first: str) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column(first, no_wrap=True)
+    return table
 
 
 def measured(
@@ -179,8 +212,12 @@ def error_cell(metrics: Mapping[str, Any], quantity: Quantity) -> str:
     if quantity.name not in metrics:
         return "-"
     values = metrics[quantity.name]
-    shown = [quantity.shown(values[name], name) for name in quantity.statistics]
-    return " / ".join(map(significant, shown))
+    cells = []
+    for name in quantity.statistics:
+        shown = quantity.shown(values[name], name)
+        # Of a similarity near 100 % the digits that differ from it are what is looked for.
+        cells.append(f"{shown:.3f}" if name == "mean" else significant(shown))
+    return " / ".join(cells)
 
 
 def clock(seconds: float) -> str:
