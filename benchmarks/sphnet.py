@@ -83,7 +83,7 @@ class Step:
     def __init__(self, model: SPHNet, batch: Any, learning_rate: float = 1e-3) -> None:
         self.model, self.optimizer = (
             model.train(),
-            torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0),
+            torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True),
         )
         self.batch = batch
 

@@ -163,7 +163,7 @@ class _Linear(_RowFunction):
             *_ints(n, dim, irreps, starts, grades, weight.shape[1]),
             *_pointers(x, weight, y),
             _real(x, scale),
-            ctypes.c_int64(0),
+            *_ints(0, 0),
         )
         return y
 
@@ -177,9 +177,9 @@ class _Linear(_RowFunction):
         scale, gx, gw = _real(x, ctx.scale), None, None
         if ctx.needs_input_grad[4]:
             gx = torch.empty_like(x)
-            _library(x).linear(*sizes, *_pointers(g, weight, gx), scale, ctypes.c_int64(1))
+            _library(x).linear(*sizes, *_pointers(g, weight, gx), scale, *_ints(1, 0))
         if ctx.needs_input_grad[5]:
-            gw = torch.empty_like(weight)
+            gw = torch.zeros_like(weight)
             _library(x).linear_weight(*sizes, *_pointers(x, g, gw), scale)
         return None, None, None, None, gx, gw
 

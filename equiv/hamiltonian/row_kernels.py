@@ -21,6 +21,7 @@ def row_library(dtype: torch.dtype) -> ctypes.CDLL | None:
 
 
 _SOURCE = r"""
+#include <algorithm>
 #include <cstdint>
 #include <cmath>
 #include <cstring>
@@ -33,39 +34,68 @@ typedef int64_t I;
 #else
 #define BYTES 16
 #endif
-typedef T V __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));
-static const I L = BYTES / sizeof(T);
+// A vector register of so many bytes.
+template <int B> struct Register {
+  typedef T V __attribute__((vector_size(B), aligned(sizeof(T)), may_alias));
+  static const I lanes = B / sizeof(T);
+};
 
-// y[m] += x[m] W for `many` vectors of n_in numbers; places of the vectors are given.
-template <int M, int N>
-static inline void tile(const T* const* x, T* const* y, const T* W, I n_in, I step, T scale) {
+// y[m] (+)= scale x[m] W for M vectors of n_in numbers, in the columns of N registers.
+template <int B, int M, int N>
+static inline void tile(const T* x, const T* W, T* y, const I* at, I n_in, I step, T scale,
+                        bool add) {
+  typedef typename Register<B>::V V;
+  const I L = Register<B>::lanes;
+  const T* from[M];
+  for (int m = 0; m < M; ++m) from[m] = x + at[m];
   V sum[M][N] = {};
   for (I a = 0; a < n_in; ++a) {
     const T* w = W + a * step;
     V row[N];
     for (int n = 0; n < N; ++n) row[n] = *(const V*)(w + n * L);
     for (int m = 0; m < M; ++m)
-      for (int n = 0; n < N; ++n) sum[m][n] += x[m][a] * row[n];
+      for (int n = 0; n < N; ++n) sum[m][n] += from[m][a] * row[n];
   }
   for (int m = 0; m < M; ++m)
-    for (int n = 0; n < N; ++n) *(V*)(y[m] + n * L) = sum[m][n] * scale;
+    for (int n = 0; n < N; ++n) {
+      V* to = (V*)(y + at[m] + n * L);
+      *to = add ? *to + sum[m][n] * scale : sum[m][n] * scale;
+    }
 }
 
-template <int N>
-static void strip(const std::vector<I>& at, const T* x, T* y, const T* W, I n_in, I step, I col,
-                  T scale) {
-  const T* from[8];
-  T* to[8];
+template <int B, int N>
+static void strip(const std::vector<I>& at, const T* x, const T* W, T* y, I n_in, I step, T scale,
+                  bool add) {
   I n = at.size(), i = 0;
-  for (; i + 8 <= n; i += 8) {
-    for (int m = 0; m < 8; ++m) { from[m] = x + at[i + m]; to[m] = y + at[i + m] + col; }
-    tile<8, N>(from, to, W + col, n_in, step, scale);
+  for (; i + 8 <= n; i += 8) tile<B, 8, N>(x, W, y, at.data() + i, n_in, step, scale, add);
+  for (; i + 4 <= n; i += 4) tile<B, 4, N>(x, W, y, at.data() + i, n_in, step, scale, add);
+  for (; i < n; ++i) tile<B, 1, N>(x, W, y, at.data() + i, n_in, step, scale, add);
+}
+
+// W[a, col] += sum over places of x[p + a] g[p + col], for M values of a and N registers.
+template <int B, int M, int N>
+static inline void corner(const I* at, I n, const T* x, const T* g, T* W, I step) {
+  typedef typename Register<B>::V V;
+  const I L = Register<B>::lanes;
+  V sum[M][N];
+  for (int a = 0; a < M; ++a)
+    for (int k = 0; k < N; ++k) sum[a][k] = *(const V*)(W + a * step + k * L);
+  for (I i = 0; i < n; ++i) {
+    const T *p = x + at[i], *q = g + at[i];
+    V row[N];
+    for (int k = 0; k < N; ++k) row[k] = *(const V*)(q + k * L);
+    for (int a = 0; a < M; ++a)
+      for (int k = 0; k < N; ++k) sum[a][k] += p[a] * row[k];
   }
-  for (; i < n; ++i) {
-    from[0] = x + at[i];
-    to[0] = y + at[i] + col;
-    tile<1, N>(from, to, W + col, n_in, step, scale);
-  }
+  for (int a = 0; a < M; ++a)
+    for (int k = 0; k < N; ++k) *(V*)(W + a * step + k * L) = sum[a][k];
+}
+
+template <int B, int N>
+static void side(const I* at, I n, const T* x, const T* g, T* W, I width) {
+  I a = 0;
+  for (; a + 8 <= width; a += 8) corner<B, 8, N>(at, n, x + a, g, W + a * width, width);
+  for (; a < width; ++a) corner<B, 1, N>(at, n, x + a, g, W + a * width, width);
 }
 
 static void places(I rows, I dim, I channels, I start, I size, I offset, std::vector<I>& at) {
@@ -74,72 +104,68 @@ static void places(I rows, I dim, I channels, I start, I size, I offset, std::ve
     for (I m = 0; m < size; ++m) at.push_back((r * dim + start + m) * channels + offset);
 }
 
-// y[r, i, g] = scale x[r, i, g] W[o(i), g], with grades g of `width` channels.
+static void transpose(I n, const T* from, T* to) {
+  for (I a0 = 0; a0 < n; a0 += 16)
+    for (I b0 = 0; b0 < n; b0 += 16)
+      for (I a = a0; a < n && a < a0 + 16; ++a)
+        for (I b = b0; b < n && b < b0 + 16; ++b) to[b * n + a] = from[a * n + b];
+}
+
+// y[r, i, g] = scale x[r, i, g] W[o(i), g], with grades g of `width` channels; or added to y.
 extern "C" void linear(I rows, I dim, I irreps, const I* starts, I grades, I width, const T* x,
-                       const T* weight, T* y, T scale, I transposed) {
+                       const T* weight, T* y, T scale, I transposed, I add) {
   std::vector<I> at;
-  std::vector<T> flipped(width * width);
+  std::vector<T> flipped(transposed ? width * width : 0);
   const I channels = grades * width;
   for (I o = 0; o < irreps; ++o)
     for (I g = 0; g < grades; ++g) {
       const T* W = weight + (o * grades + g) * width * width;
       if (transposed) {
-        for (I a = 0; a < width; ++a)
-          for (I b = 0; b < width; ++b) flipped[b * width + a] = W[a * width + b];
+        transpose(width, W, flipped.data());
         W = flipped.data();
       }
       places(rows, dim, channels, starts[o], starts[o + 1] - starts[o], g * width, at);
-      I col = 0;
-      for (; col + 2 * L <= width; col += 2 * L)
-        strip<2>(at, x, y, W, width, width, col, scale);
-      for (; col + L <= width; col += L) strip<1>(at, x, y, W, width, width, col, scale);
-      if (col < width)
-        for (I p : at)
-          for (I b = col; b < width; ++b) {
-            T sum = 0;
-            for (I a = 0; a < width; ++a) sum += x[p + a] * W[a * width + b];
-            y[p + b] = sum * scale;
-          }
+      I c = 0, L = Register<BYTES>::lanes;
+      for (; c + 2 * L <= width; c += 2 * L)
+        strip<BYTES, 2>(at, x, W + c, y + c, width, width, scale, add);
+      for (; c + L <= width; c += L)
+        strip<BYTES, 1>(at, x, W + c, y + c, width, width, scale, add);
+      for (L = Register<16>::lanes; c + L <= width; c += L)
+        strip<16, 1>(at, x, W + c, y + c, width, width, scale, add);
+      for (; c < width; ++c)
+        for (I p : at) {
+          T sum = 0;
+          for (I a = 0; a < width; ++a) sum += x[p + a] * W[a * width + c];
+          y[p + c] = add ? y[p + c] + sum * scale : sum * scale;
+        }
     }
 }
 
-template <int N>
-static void outer(const std::vector<I>& at, const T* x, const T* g, T* W, I width, I col, T scale) {
-  for (I a0 = 0; a0 < width; a0 += 8) {
-    const int many = width - a0 < 8 ? width - a0 : 8;
-    V sum[8][N] = {};
-    for (I p : at) {
-      V row[N];
-      for (int n = 0; n < N; ++n) row[n] = *(const V*)(g + p + col + n * L);
-      if (many == 8)
-        for (int a = 0; a < 8; ++a)
-          for (int n = 0; n < N; ++n) sum[a][n] += x[p + a0 + a] * row[n];
-      else
-        for (int a = 0; a < many; ++a)
-          for (int n = 0; n < N; ++n) sum[a][n] += x[p + a0 + a] * row[n];
-    }
-    for (int a = 0; a < many; ++a)
-      for (int n = 0; n < N; ++n) *(V*)(W + (a0 + a) * width + col + n * L) = sum[a][n] * scale;
-  }
-}
-
-// The gradient by the weights.
+// The gradient by the weights, in blocks of places that stay in the nearest cache; added.
 extern "C" void linear_weight(I rows, I dim, I irreps, const I* starts, I grades, I width,
                               const T* x, const T* g, T* weight, T scale) {
   std::vector<I> at;
+  std::vector<T> sums(width * width);
+  T* W = sums.data();
+  const I block = width > 512 ? 8 : 4096 / width;
   for (I o = 0; o < irreps; ++o)
     for (I k = 0; k < grades; ++k) {
-      T* W = weight + (o * grades + k) * width * width;
+      std::memset(W, 0, sizeof(T) * sums.size());
       places(rows, dim, grades * width, starts[o], starts[o + 1] - starts[o], k * width, at);
-      I col = 0;
-      for (; col + 2 * L <= width; col += 2 * L) outer<2>(at, x, g, W, width, col, scale);
-      for (; col + L <= width; col += L) outer<1>(at, x, g, W, width, col, scale);
-      for (; col < width; ++col)
-        for (I a = 0; a < width; ++a) {
-          T sum = 0;
-          for (I p : at) sum += x[p + a] * g[p + col];
-          W[a * width + col] = sum * scale;
-        }
+      for (I first = 0; first < (I)at.size(); first += block) {
+        const I* some = at.data() + first;
+        const I n = std::min(block, (I)at.size() - first);
+        I c = 0, L = Register<BYTES>::lanes;
+        for (; c + 2 * L <= width; c += 2 * L) side<BYTES, 2>(some, n, x, g + c, W + c, width);
+        for (; c + L <= width; c += L) side<BYTES, 1>(some, n, x, g + c, W + c, width);
+        for (L = Register<16>::lanes; c + L <= width; c += L)
+          side<16, 1>(some, n, x, g + c, W + c, width);
+        for (; c < width; ++c)
+          for (I a = 0; a < width; ++a)
+            for (I i = 0; i < n; ++i) W[a * width + c] += x[some[i] + a] * g[some[i] + c];
+      }
+      T* to = weight + (o * grades + k) * width * width;
+      for (I a = 0; a < width * width; ++a) to[a] += W[a] * scale;
     }
 }
 

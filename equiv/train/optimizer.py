@@ -31,4 +31,6 @@ def build_optimizer(
         [group for group in groups if group["params"]],
         lr=recipe.learning_rate,
         amsgrad=recipe.amsgrad,
+        # One pass over memory instead of ten; elsewhere the step counter is not where it needs it.
+        fused=all(p.device.type == "cpu" for p in parameters.values()) or None,
     )
