@@ -10,9 +10,11 @@ that repel each other in antipodal pairs, or the 20 of the dodecahedron. ``polyn
 with the weights of the published network beside it, after checking that the energies are the same;
 ``legendre`` is the smooth kernel (degree 4) at equal widths.
 
-Every side lives in a process of its own, one per case, so that peaks of memory are its own; the
-sides take turns, and medians are stored. With one thread the time is that of the processor (user
-and system), which other programs on the machine disturb least; with two it is that of the clock.
+Every side lives in a process of its own, one per case, and imports what it needs and nothing else,
+so that peaks of memory are its own: of the whole process (``peak_gb``), of which ``start_gb`` were
+there after the imports, before there was a network. The sides take turns, and medians are stored.
+With one thread the time is that of the processor (user and system), which other programs on the
+machine disturb least; with two it is that of the clock.
 
 The second part measures what a rotation of the structures changes in energies, forces and the net
 torque of freshly made networks, for every grid and kernel. Rows are merged into
@@ -23,14 +25,17 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import torch
+from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.peers.ponita_worker import GRID
 from benchmarks.peers.worker import Peer
 from equiv.graph.blocks import neighbor_blocks
 from equiv.nn.cutoff import PolynomialCutoff
@@ -85,12 +90,13 @@ EQUIVARIANCE_GRIDS: list[tuple[str, int | None]] = [
 
 def measure(case: str, n: int, threads: int, checkout: str) -> list[dict[str, Any]]:
     """Time the three sides in turns; returns one row for each kernel of ours."""
-    name, num = GRIDS[n]
     script = HERE / "peers" / "ponita_worker.py"
     sides = {kind: Peer(sys.executable, script, threads) for kind in ("official", *KERNELS)}
+    folder = tempfile.TemporaryDirectory()
+    save_file({"points": orientation_grid(*GRIDS[n]).points}, Path(folder.name) / GRID)
+    given = dict(folder=folder.name, checkout=checkout, threads=threads)
     try:
-        for kind, side in sides.items():
-            side.ask("open", kind=kind, grid=name, num=num, checkout=checkout, threads=threads)
+        starts = {k: side.ask("open", kind=k, **given)["start_gb"] for k, side in sides.items()}
         samples: dict[str, list[dict[str, float]]] = {kind: [] for kind in sides}
         peaks = {}
         for turn in range(1 + REPEATS[case]):
@@ -102,10 +108,12 @@ def measure(case: str, n: int, threads: int, checkout: str) -> list[dict[str, An
         if case == "forward":  # last, or its peak of memory would be that of forces
             check_equality(sides)
     finally:
+        folder.cleanup()
         for side in sides.values():
             side.close()
     clock = "cpu_ms" if threads == 1 else "wall_ms"
     times = {k: statistics.median(s[clock] for s in found) for k, found in samples.items()}
+    above = {k: peaks[k] - starts[k] for k in sides}
     return [
         dict(
             case=case,
@@ -118,6 +126,9 @@ def measure(case: str, n: int, threads: int, checkout: str) -> list[dict[str, An
             peak_gb=round(peaks[kernel], 3),
             official_peak_gb=round(peaks["official"], 3),
             peak_ratio=round(peaks["official"] / peaks[kernel], 2),
+            start_gb=round(starts[kernel], 3),
+            official_start_gb=round(starts["official"], 3),
+            above_start_ratio=round(above["official"] / above[kernel], 2),
         )
         for kernel in KERNELS
     ]

@@ -22,7 +22,7 @@ class Operator:
         self.name, self.function = name, function
         schema = torch.library.infer_schema(function, mutates_args=())
         torch.library.define(name, schema, tags=(torch.Tag.pt2_compliant_tag,))
-        torch.library.impl(name, "CPU", function)
+        torch.library.impl(name, "CPU", torch.no_grad()(function))
 
     def register_fake(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Say what shape and dtype the result has."""

@@ -22,6 +22,7 @@ from equiv.graph.blocks import NeighborBlocks
 from equiv.graph.tracing import is_traced
 from equiv.message_passing.pair_kernels import Path, kernels, vector_bytes
 from equiv.multilinear import MultilinearForm
+from equiv.operators import operator
 
 G, X, Z, R = range(4)
 """The arguments of the form."""
@@ -104,7 +105,7 @@ class _OnNeighbors(MultilinearForm):
         return found
 
 
-@torch.library.custom_op("equiv::pair_form", mutates_args=(), device_types="cpu")
+@operator("equiv::pair_form")
 def pair_form_derivative(
     key: str,
     wanted: int,

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from equiv.graph.blocks import NeighborBlocks
 from equiv.position_orientation.attention import NeighborAttention
+from equiv.position_orientation.blockwise import blockwise
 from equiv.position_orientation.fiber import FiberConvolution
 from equiv.position_orientation.gelu import gelu
 from equiv.position_orientation.normalization import normalize
@@ -64,8 +65,16 @@ class ResidualPerceptron(nn.Module):
             y = y * (1 + factor.view(shape)) + term.view(shape)
         else:  # the scales of the norm are cheaper to apply to the weights
             w, bias = w * self.norm.weight, bias + w @ self.norm.bias
-        y = self.second(gelu(nn.functional.linear(y, w, bias)))
+        weights = (w, bias, self.second.weight, self.second.bias)
+        if torch.is_grad_enabled():
+            y = _two_layers(y, *weights)
+        else:  # what is in between is several times as wide, and nobody needs it later
+            y = blockwise(_two_layers, y.flatten(0, -2), *weights).view(y.shape)
         return y if self.layer_scale is None else self.layer_scale * y
+
+
+def _two_layers(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    return nn.functional.linear(gelu(nn.functional.linear(x, w1, b1)), w2, b2)
 
 
 class OrientationBlock(ResidualPerceptron):

@@ -17,6 +17,7 @@ from torch import Tensor
 from equiv.graph.tracing import is_traced
 from equiv.multilinear import MultilinearForm
 from equiv.native import load_library
+from equiv.operators import operator
 from equiv.position_orientation.vector_source import head
 
 LEAST_WORK = 10**5
@@ -59,7 +60,7 @@ class _Mixing(MultilinearForm):
         return [torch.ops.equiv.fiber_form(u, *given[:u], *given[u + 1 :]) for u in wanted]
 
 
-@torch.library.custom_op("equiv::fiber_form", mutates_args=(), device_types="cpu")
+@operator("equiv::fiber_form")
 def fiber_form(wanted: int, a: Tensor, b: Tensor) -> Tensor:
     """One derivative of the form, from its other two arguments in order."""
     out = _like(wanted, a, b)

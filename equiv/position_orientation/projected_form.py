@@ -23,6 +23,7 @@ from equiv.graph.blocks import NeighborBlocks
 from equiv.graph.tracing import is_traced
 from equiv.multilinear import MultilinearForm
 from equiv.native import load_library
+from equiv.operators import operator
 from equiv.position_orientation.vector_source import head
 
 G, X, BASIS, WEIGHT = range(4)
@@ -113,7 +114,7 @@ class _Projected(MultilinearForm):
         return [operator(u, *given[:u], *given[u + 1 :], *self.graph) for u in wanted]
 
 
-@torch.library.custom_op("equiv::projected_form", mutates_args=(), device_types="cpu")
+@operator("equiv::projected_form")
 def projected_form(
     wanted: int,
     a: Tensor,

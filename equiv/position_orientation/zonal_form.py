@@ -22,6 +22,7 @@ from equiv.graph.blocks import NeighborBlocks
 from equiv.graph.tracing import is_traced
 from equiv.multilinear import MultilinearForm
 from equiv.native import load_library
+from equiv.operators import operator
 from equiv.position_orientation.vector_source import head
 from equiv.position_orientation.zonal_kernels import SOURCE
 
@@ -93,7 +94,7 @@ class _Zonal(MultilinearForm):
         return found
 
 
-@torch.library.custom_op("equiv::zonal_form", mutates_args=(), device_types="cpu")
+@operator("equiv::zonal_form")
 def zonal_form(
     wanted: int,
     a: Tensor,
