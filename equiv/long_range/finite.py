@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from equiv.graph.adjoint import linear_map
 from equiv.long_range.nested_basis import NestedBasis
 
 
@@ -34,19 +35,6 @@ class TuckerKernel:
         return cast(Tensor, _Quadratic.apply(c, self))
 
 
-class _Symmetric(torch.autograd.Function):
-    """K C: its own transpose."""
-
-    @staticmethod
-    def forward(ctx: Any, c: Tensor, kernel: TuckerKernel) -> Tensor:
-        ctx.kernel = kernel
-        return kernel.apply(c)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return cast(Tensor, _Symmetric.apply(grads[0], ctx.kernel)), None
-
-
 class _Quadratic(torch.autograd.Function):
     """The energy keeps K C, so that a first gradient costs nothing more."""
 
@@ -61,7 +49,7 @@ class _Quadratic(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         c, product = ctx.saved_tensors
         if torch.is_grad_enabled():
-            product = cast(Tensor, _Symmetric.apply(c, ctx.kernel))
+            product = linear_map(c, ctx.kernel.apply, ctx.kernel.apply)  # its own adjoint
         return grads[0].to(c.dtype) * product, None
 
 

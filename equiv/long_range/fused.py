@@ -11,6 +11,7 @@ from equiv.long_range.changes import changes_by_gradient
 from equiv.long_range.pairs import Pairs, PairSums
 from equiv.long_range.point_charges import PointCharges
 from equiv.long_range.potential import Electrostatics, LongRangePotential, energies_of
+from equiv.partial import partial_gradients
 
 
 class FusedPotential(LongRangePotential):
@@ -104,16 +105,12 @@ class _Energy(torch.autograd.Function):
             on_positions = -scale.to(x.dtype)[:, None] * force.to(x.dtype)
             return on_positions, scale.to(q.dtype) * phi, None, None, None, None
         if torch.is_grad_enabled():
-            # Aliases: charges may be functions of the positions, and only what the energy itself
-            # owes to each tensor is wanted here.
-            x, q, cell = x.view_as(x), q.view_as(q), cell.view_as(cell)
-            again = PointCharges(x, q, cell, system.pbc, system.batch)
-            energy = ctx.potential.energy(again, ctx.pairs)
-            wanted = [t for t, n in zip((x, q, cell), ctx.needs_input_grad, strict=False) if n]
-            found = iter(
-                torch.autograd.grad(energy, wanted, grad, create_graph=True, materialize_grads=True)
-            )
-            out = [next(found) if needs else None for needs in ctx.needs_input_grad[:3]]
+
+            def energy(x: Tensor, q: Tensor, cell: Tensor) -> Tensor:
+                again = PointCharges(x, q, cell, system.pbc, system.batch)
+                return ctx.potential.energy(again, ctx.pairs)
+
+            out = partial_gradients(energy, (x, q, cell), ctx.needs_input_grad[:3], grads)
             return (*out, None, None, None)
         scale = grad.index_select(0, system.batch)
         on_cell = None
@@ -152,17 +149,18 @@ class _Sums(torch.autograd.Function):
         # Symmetric second derivatives: what comes in are changes of charges and of minus positions.
         (x, q), system = ctx.saved_tensors, ctx.system
         if torch.is_grad_enabled():
-            x, q = x.view_as(x), q.view_as(q)
-            for tensor in (x, q):
-                tensor.requires_grad_()
-            again = PointCharges(x, q, system.cell, system.pbc, system.batch)
-            energy = ctx.potential.energy(again, ctx.pairs).sum()
-            phi, gradient = torch.autograd.grad(
-                energy, (q, x), create_graph=True, materialize_grads=True
-            )
-            out = torch.autograd.grad(
-                (phi, -gradient), (x, q), grads, create_graph=True, materialize_grads=True
-            )
+
+            def sums(x: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+                for tensor in (x, q):
+                    tensor.requires_grad_()
+                again = PointCharges(x, q, system.cell, system.pbc, system.batch)
+                energy = ctx.potential.energy(again, ctx.pairs).sum()
+                phi, gradient = torch.autograd.grad(
+                    energy, (q, x), create_graph=True, materialize_grads=True
+                )
+                return phi, -gradient
+
+            out = partial_gradients(sums, (x, q), ctx.needs_input_grad[:2], grads)
             return (*out, None, None, None, None)
         moves = torch.cat([grads[0][:, None], -grads[1].to(q.dtype)], 1)
         out = ctx.potential.changes(system, ctx.pairs, moves)

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from equiv.partial import partial_gradients
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -132,19 +134,12 @@ class _Channelwise(torch.autograd.Function):
         plan, couplings, tensors = ctx.plan, ctx.couplings, ctx.saved_tensors
         needed = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():  # a derivative of the derivative will be asked for
-            tensors = [t.view_as(t) for t in tensors]  # partial: one may depend on another
-            found = iter(
-                torch.autograd.grad(
-                    [
-                        couple_plainly(plan, couplings, *_by_number(plan, tensors))[o]
-                        for o in plan.outputs
-                    ],
-                    [t for t, need in zip(tensors, needed, strict=True) if need],
-                    grads,
-                    create_graph=True,
-                )
-            )
-            return None, None, *(next(found) if need else None for need in needed)
+
+            def plainly(*tensors: Tensor) -> list[Tensor]:
+                out = couple_plainly(plan, couplings, *_by_number(plan, tensors))
+                return [out[o] for o in plan.outputs]
+
+            return None, None, *partial_gradients(plainly, tensors, needed, grads)
         x, y, weights = _by_number(plan, tensors)
         gx, gy, gw = _by_number(
             plan, [torch.zeros_like(t) if t.shape[0] == 1 else torch.empty_like(t) for t in tensors]

@@ -1,7 +1,6 @@
 r"""Products channel by channel, given by the list of their coefficients."""
 
 import ctypes
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,14 +45,6 @@ class Couplings(Form):
 
     def available(self, dtype: torch.dtype) -> bool:
         return coupling_library(dtype) is not None
-
-    def gradients(
-        self, wanted: int, asked: Sequence[int], shared: bool, given: Sequence[Tensor | None]
-    ) -> list[Tensor]:
-        return [
-            self.derivative(n, shared, *(None if m == n else t for m, t in enumerate(given)))
-            for n in asked
-        ]
 
     def kernel(self, dtype: torch.dtype) -> Kernel:
         library: Any = coupling_library(dtype)

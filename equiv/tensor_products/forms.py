@@ -1,32 +1,26 @@
 """Forms of three tensors and weights whose derivatives are computed by kernels."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd import Function
 
+from equiv.multilinear import MultilinearForm
 from equiv.tensor_products.lanes import Components, Operand, pointer
 
 X, Y, Z, W = range(4)
 """The operands of a form."""
 
 
-class Form(ABC):
-    r"""A number :math:`S(x, y, z, w)` that defines a product as its derivative.
+class Form(MultilinearForm):
+    r"""A number :math:`S(x, y, z, w)` that defines a product as its derivative by z.
 
-    .. math::
-        \text{product}(x, y, w) = \frac{\partial S}{\partial z}, \qquad
-        \partial_u \Big\langle v, \frac{\partial S}{\partial z} \Big\rangle =
-        \frac{\partial S}{\partial u}\Big|_{z = v}
-
-    S is linear in x, y and z, and channels and rows do not mix. So the gradients of the product are
-    derivatives of the same form with the gradient of the result in place of z, and one kernel, that
-    can differentiate the form by any of its operands, is all there is. Rows are matrices; where the
-    components of an operand are in them, :class:`Components` says.
+    S is linear in x, y and z (and w, but for :class:`WeightedGridForm`), and channels and rows do
+    not mix. One kernel computes its derivatives by any of the operands together. Rows are matrices;
+    where the components of an operand are in them, :class:`Components` says.
 
     Args:
         operands: x, y, z and the weights.
@@ -56,13 +50,6 @@ class Form(ABC):
         """The kernel with the constants of this form."""
         raise NotImplementedError
 
-    @abstractmethod
-    def gradients(
-        self, wanted: int, asked: Sequence[int], shared: bool, given: Sequence[Tensor | None]
-    ) -> list[Tensor]:
-        """Derivatives of the derivative by ``wanted``, as functions that can be differentiated."""
-        raise NotImplementedError
-
     def product(
         self,
         x: Float[Tensor, "rows size1"],
@@ -73,29 +60,14 @@ class Form(ABC):
 
         For tensors that are plain numbers (:func:`equiv.tensor_products.lanes.is_plain`).
         """
-        shared = weight is None or (weight.shape[0] == 1 and x.shape[0] != 1)
-        if torch.is_grad_enabled():
-            return self.derivative(Z, shared, x, y, None, weight)
-        return self.derivatives([Z], shared, x, y, None, weight)[0]
+        return self.derivative(Z, x, y, None, weight)
 
-    def derivative(self, wanted: int, shared: bool, *given: Tensor | None) -> Tensor:
-        """The derivative by one operand; differentiable."""
-        result: Any = _Derivative.apply(self, wanted, shared, *given)
-        return result
-
-    def derivatives(
-        self, wanted: Sequence[int], shared: bool, *given: Tensor | None
-    ) -> list[Tensor]:
-        """Derivatives by some operands, computed together.
-
-        Args:
-            wanted: which operands.
-            shared: whether all rows have the same weights.
-            given: the four operands; None where not needed.
-        """
-        tensors = [None if t is None else t.contiguous() for t in given]
+    def compute(self, wanted: Sequence[int], *given: Tensor | None) -> Sequence[Tensor]:
+        own = wanted[0] if len(wanted) == 1 else None  # which no derivative depends on
+        tensors = [None if n == own or t is None else t.contiguous() for n, t in enumerate(given)]
         like = next(t for t in tensors[:W] if t is not None)
-        rows = like.shape[0]
+        rows, weights = like.shape[0], given[W]
+        shared = weights is None or (weights.shape[0] == 1 and rows != 1)
         if like.dtype not in self._kernels:
             self._kernels[like.dtype] = self.kernel(like.dtype)
         kernel = self._kernels[like.dtype]
@@ -130,27 +102,3 @@ class Kernel:
         for operand, components in zip(self.operands, form.operands, strict=True):
             operand.size, operand.table = len(components), components.table.data_ptr()
             operand.row = components.size
-
-
-class _Derivative(Function):
-    """The derivative of a form by one operand, as a function of the three others."""
-
-    @staticmethod
-    def forward(ctx: Any, form: Form, wanted: int, shared: bool, *given: Tensor | None) -> Tensor:
-        ctx.form, ctx.wanted, ctx.shared = form, wanted, shared
-        ctx.save_for_backward(*given)
-        return form.derivatives([wanted], shared, *given)[0]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        given = list(ctx.saved_tensors)
-        given[ctx.wanted] = grads[0]
-        asked = [n for n, need in enumerate(ctx.needs_input_grad[3:]) if need]
-        if torch.is_grad_enabled():  # derivatives of the derivatives may be asked for
-            found = ctx.form.gradients(ctx.wanted, asked, ctx.shared, given)
-        else:
-            found = ctx.form.derivatives(asked, ctx.shared, *given)
-        results: list[Any] = [None] * 4
-        for n, result in zip(asked, found, strict=True):
-            results[n] = result
-        return None, None, None, *results

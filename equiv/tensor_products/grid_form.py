@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equiv.errors import EquivError
+from equiv.partial import partial_gradients
 from equiv.so3 import SphereGrid, antipodal_half
-from equiv.tensor_products.forms import Form, Kernel, Z
+from equiv.tensor_products.forms import Form, Kernel, W, X, Y, Z
 from equiv.tensor_products.grid_kernel import Transform, grid_library
 from equiv.tensor_products.lanes import Components
 
@@ -118,14 +119,6 @@ class GridForm(Form):
 
         return Kernel(self, run, kept)
 
-    def gradients(
-        self, wanted: int, asked: Sequence[int], shared: bool, given: Sequence[Tensor | None]
-    ) -> list[Tensor]:
-        return [
-            self.derivative(n, shared, *(None if m == n else t for m, t in enumerate(given)))
-            for n in asked
-        ]
-
 
 class WeightedGridForm(GridForm):
     r"""The same with weights of all components, in the same kernel.
@@ -164,17 +157,15 @@ class WeightedGridForm(GridForm):
                     index[offset + c * step] = weights.offsets[n] + c * weights.steps[n]
             self.factors.append(index)
 
-    def gradients(
-        self, wanted: int, asked: Sequence[int], shared: bool, given: Sequence[Tensor | None]
-    ) -> list[Tensor]:
-        assert wanted == Z  # nothing else is differentiated: what follows has no weights
-        # partial derivatives: one of them may depend on another
-        given = [None if t is None else t.view_as(t) for t in given]
+    def derivatives(self, wanted: Sequence[int], *given: Tensor | None) -> Sequence[Tensor]:
+        if Z in wanted or not torch.is_grad_enabled():
+            return super().derivatives(wanted, *given)
+        # not linear in the weights: what follows has none
         x, y, grad, weight = given
-        assert x is not None
-        assert y is not None
-        assert weight is not None
+        needed = [n in wanted for n in (X, Y, W)]
+        found = partial_gradients(self._in_steps, [x, y, weight], needed, [grad])
+        return [part for part in found if part is not None]
+
+    def _in_steps(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         a, b, c = (weight.index_select(1, index) for index in self.factors)
-        result = self.plain.product(x * a, y * b, None) * c
-        inputs: Any = [given[n] for n in asked]
-        return list(torch.autograd.grad(result, inputs, grad, create_graph=True))
+        return self.plain.product(x * a, y * b, None) * c

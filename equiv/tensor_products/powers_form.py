@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from equiv.errors import EquivError
+from equiv.partial import partial_gradients
 from equiv.so3.grids import SphereGrid, antipodal_half
 from equiv.tensor_products.grid_kernel import Transform
 from equiv.tensor_products.lanes import Components, Operand, pointer
@@ -160,9 +161,11 @@ class _Gradient(Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         x, z = ctx.saved_tensors
         if torch.is_grad_enabled():  # third derivatives
-            x, z = x.view_as(x), z.view_as(z)  # partial derivatives: z may depend on x
-            (by_x,) = torch.autograd.grad(ctx.plain(x), x, z, create_graph=True)
-            found = torch.autograd.grad(by_x, [x, z], grads[0], create_graph=True)
+
+            def first(x: Tensor, z: Tensor) -> Any:
+                return torch.autograd.grad(ctx.plain(x), x, z, create_graph=True)
+
+            found = partial_gradients(first, [x, z], [True, True], grads)
         else:
             found = ctx.form.run(x, grads[0], z, powers=True)
         return None, None, *found

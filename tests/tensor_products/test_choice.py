@@ -70,11 +70,11 @@ def test_autotune_times_the_candidates_and_leaves_the_weights_as_they_would_be()
 
 def test_the_fastest_candidate_is_the_fastest():
     def build(candidate):
-        return tensor_product(*[natural_irreps(4, 8)] * 3, method=candidate.method, mode="uuu")
+        return tensor_product(*[natural_irreps(6, 8)] * 3, method=candidate.method, mode="uuu")
 
     candidates = [Candidate("clebsch_gordan"), Candidate("gaunt_grid")]
     best, times = fastest(candidates, build, rows=200)
-    assert best == Candidate("gaunt_grid")  # another map, but ten times faster
+    assert best == Candidate("gaunt_grid")  # another map, but some times faster
     assert times.keys() == {"clebsch_gordan", "gaunt_grid"}
     assert times["gaunt_grid"] < times["clebsch_gordan"]
 
