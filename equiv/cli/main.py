@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "relax": ("equiv.cli.relax", "relax a structure, with or without its cell"),
     "md": ("equiv.cli.md", "run molecular dynamics: NVE, Langevin or NPT"),
     "convert": ("equiv.cli.convert", "turn a mace-torch model into a model file of equiv"),
+    "export": ("equiv.cli.export", "drop from a model file what sparse gates have dropped"),
     "info": ("equiv.cli.info", "show what a model file holds, and verify it"),
     "benchmark": ("equiv.cli.benchmark", "measure this package beside others on this machine"),
     "data": ("equiv.cli.data", "check data files before training on them"),

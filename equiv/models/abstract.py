@@ -99,6 +99,19 @@ class AbstractModel(nn.Module, ABC):
         """
         return 0
 
+    def compact(self) -> "AbstractModel":
+        """The same model without what it never computes; itself if it computes everything.
+
+        Raises:
+            EquivError: what it computes may still change.
+        """
+        return self
+
+    @property
+    def kept_paths(self) -> Mapping[str, tuple[int, int]]:
+        """By layer, how many coupling paths are computed, of how many there are weights for."""
+        return {}
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write the model file (:func:`equiv.models.file.save_model`)."""
         from equiv.models.file import save_model

@@ -30,7 +30,7 @@ from equiv.hamiltonian.pair_layers import (
     exchange_signs,
 )
 from equiv.hamiltonian.radial import ExponentialBernstein
-from equiv.hamiltonian.readout import BlockReadout, SphericalStacks
+from equiv.hamiltonian.readout import BlockReadout
 from equiv.hamiltonian.standardise import BlockStandardisation
 from equiv.models.abstract import AbstractModel
 from equiv.models.arguments import require
@@ -187,6 +187,9 @@ class SPHNet(AbstractModel):
         nodes = Degrees.up_to(degree)
         blocks = block_degrees(basis, conserved)
         self.degree, self.blocks = max(degree, blocks.natural[-1]), blocks
+        self._places = dict(zip(blocks.irreps, blocks.starts, strict=True))
+        if not conserved:  # the same features for both parities
+            self._places |= {(-sign, l): start for (sign, l), start in self._places.items()}
         self.embedding = nn.Parameter(torch.randn(len(self.elements), channels))
         self.radial_basis = ExponentialBernstein(num_radial, cutoff, decay=decay)
         self.pair_basis = ExponentialBernstein(num_radial, pair_cutoff, decay=decay)
@@ -253,7 +256,7 @@ class SPHNet(AbstractModel):
     def standardised(self, batch: Molecules) -> Blocks:
         """The same at unit scale: what training compares."""
         diagonal, pairs = self.features(batch)
-        return self.readout(self._stacks(diagonal), self._stacks(pairs), batch.layout)
+        return self.readout.from_features(diagonal, pairs, self._places, batch.layout)
 
     def features(
         self, batch: Molecules
@@ -308,16 +311,19 @@ class SPHNet(AbstractModel):
         """The same model without the paths that it never computes: smaller, and just as fast.
 
         Scores of paths are folded into the weights. Such a model is for prediction; it has nothing
-        left to choose.
+        left to choose among paths, and which pairs of a molecule are computed its gates decide.
+        A model that computes all of its paths is returned as it is.
 
         Raises:
             EquivError: the gates are not fixed yet.
         """
+        if all(layer.paths.gate is None for layer in (*self.diagonal, *self.pairs)):
+            return self
         if self.stage != 2:
             phase = self.schedule.phase.name.lower()
             raise EquivError(
-                f"only a model whose gates are fixed can be made compact, this one is {phase}; "
-                f"train it to step {self.schedule.fixed_from} first"
+                f"this model cannot be made compact: its gates are still {phase}; train it to step "
+                f"{self.schedule.fixed_from} first, where they are fixed"
             )
         stacks: dict[str, Any] = {"diagonal": self.diagonal, "pairs": self.pairs}
         layers = [layer for both in zip(*stacks.values(), strict=True) for layer in both]
@@ -336,6 +342,16 @@ class SPHNet(AbstractModel):
         other.card = dict(self.card)
         return other.train(self.training)
 
+    @property
+    def kept_paths(self) -> Mapping[str, tuple[int, int]]:
+        """Of the products of diagonal blocks and of pairs, layer by layer."""
+        stacks: dict[str, Any] = {"diagonal": self.diagonal, "pairs": self.pairs}
+        return {
+            f"{name}.{number}": (len(layer.paths.selection), len(layer.paths.product.paths))
+            for name, stack in stacks.items()
+            for number, layer in enumerate(stack)
+        }
+
     def advance(self, step: int) -> None:
         """Tell the gates how many optimizer steps have been taken."""
         self.schedule.advance(step)
@@ -349,15 +365,6 @@ class SPHNet(AbstractModel):
     def gates(self) -> tuple[PathGate | PairGate, ...]:
         """All gates."""
         return self._gates
-
-    def _stacks(self, features: Tensor) -> SphericalStacks:
-        """Natural and pseudo features as the readout takes them."""
-        if not PARITIES[self.parity]:
-            return features, features
-        natural = features[:, : self.blocks.natural_dim]
-        pseudo = features[:, self.blocks.natural_dim :]
-        missing = (self.blocks.pseudo or (0,))[0] ** 2
-        return natural, nn.functional.pad(pseudo, (0, 0, missing, 0)) if pseudo.shape[1] else None
 
 
 def block_degrees(basis: OrbitalBasis, parity: bool) -> Degrees:
