@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from equiv.data.slices import sliced
-from equiv.errors import DataError, EquivError
+from equiv.errors import DataError
 from equiv.hamiltonian import (
     Batcher,
     Blocks,
@@ -28,20 +28,20 @@ from equiv.hamiltonian import (
 from equiv.hamiltonian.eigen import orbitals
 from equiv.hamiltonian.metrics import errors_by_kind, lower_blocks, orbital_errors
 from equiv.models import AbstractModel, build_model
-from equiv.models.file import load_model
-from equiv.train.automatic import AUTOMATIC_STEPS, automatic_epochs
+from equiv.train.automatic import automatic_epochs
 from equiv.train.console import RunConsole
 from equiv.train.device import choose_device
 from equiv.train.errors import Rows
 from equiv.train.evaluation import Evaluation
+from equiv.train.phases import settled_phases
 from equiv.train.quantity import Quantity
-from equiv.train.recipe_hamiltonian import HamiltonianTrainRecipe, SPHNetRunRecipe
+from equiv.train.recipe_hamiltonian import SPHNetRunRecipe
 from equiv.train.sampler import automatic_edge_budget
+from equiv.train.start import load_weights
 from equiv.train.task import Split, Task
 from equiv.units import HARTREE
 
 WORST = 20  # molecules in worst.xyz
-PHASES = {"random_until": 0.02, "fixed_from": 0.05}  # ends of the phases, as a share of all steps
 _MICRO = {"unit": "Eh", "shown_unit": "uEh", "factor": 1e6}
 
 HAMILTONIAN = Quantity(
@@ -200,21 +200,12 @@ class HamiltonianTask(Task[SPHNetRunRecipe]):
         section = self.recipe.model
         if section.mean_neighbors == "auto":
             settled["mean_neighbors"] = mean_neighbors(self.sets["train"], section.cutoff)
-        steps = self._steps(train)
-        for name, share in PHASES.items():
-            if getattr(section, name) == "auto":
-                settled[name] = round(share * steps)
+        settled |= settled_phases(section, train, len(self.train.samples))
         for name, value in settled.items():
             console.fact("auto", f"model.{name} = {value:g}")
         changed = {"train": train, "model": section.model_copy(update=settled)}
         recipe = self.recipe.model_copy(update=changed)
         return recipe.placed(self.recipe._folder, self.recipe._stem)
-
-    def _steps(self, train: HamiltonianTrainRecipe) -> int:
-        """Optimizer steps, as well as they are known; with a clock only, those of a usual run."""
-        if train.epochs == "auto":
-            return AUTOMATIC_STEPS
-        return train.epochs * -(-len(self.train.samples) // train.batch_size)
 
     def build_model(self) -> AbstractModel:
         """The untrained model, with scales of the training set; or the one to start from."""
@@ -231,15 +222,8 @@ class HamiltonianTask(Task[SPHNetRunRecipe]):
             **arguments,
         )
         model.standardisation.fit(sample.target for sample in self.train.samples)
-        if train.start is not None:
-            start = load_model(self.recipe.path(train.start))
-            try:
-                model.load_state_dict(start.state_dict())
-            except RuntimeError as error:
-                raise EquivError(
-                    f"train.start = {train.start!r} is a model of another shape than this recipe's "
-                    f"({str(error).splitlines()[-1].strip()})"
-                ) from error
+        if train.start_from is not None:
+            load_weights(model, self.recipe.path(train.start_from))
         return model.to(self.device)
 
     def size(self, sample: HamiltonianSample) -> int:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from equiv.train.recipe import FilesRecipe, LoopRecipe, NonNegative, Paths, Recipe
+from equiv.train.recipe import FileName, FilesRecipe, LoopRecipe, NonNegative, Paths, Recipe
 from equiv.train.recipe_sphnet import SPHNetRecipe
 
 
@@ -41,8 +41,10 @@ class HamiltonianTrainRecipe(LoopRecipe):
         default=0.0,
         description="weight of the errors of orbital energies (Eh) to first order, for fine-tuning",
     )
-    start: str | None = Field(
-        default=None, description="model file whose weights training starts from"
+    start_from: FileName | None = Field(
+        default=None,
+        description="model file whose weights training starts from; what the recipe does not say "
+        "of the model is taken from there",
     )
 
     @model_validator(mode="after")

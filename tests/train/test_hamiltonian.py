@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from equiv.errors import DataError, UnknownElementError
+from equiv.errors import DataError, RecipeError, UnknownElementError
 from equiv.hamiltonian import (
     Batcher,
     Blocks,
@@ -16,7 +16,7 @@ from equiv.hamiltonian import (
     write_hamiltonians,
 )
 from equiv.models.file import load_model
-from equiv.train import run
+from equiv.train import load_recipe, run
 from equiv.train.hamiltonian import HamiltonianTask, hold_out, mean_neighbors
 from equiv.train.recipe_hamiltonian import SPHNetRunRecipe
 
@@ -158,14 +158,26 @@ def test_molecules_are_held_out_by_content(archive):
 def test_a_model_to_start_from_must_fit(archive, tmp_path, task):
     model = task.build_model()
     model.save(tmp_path / "start.safetensors")
-    chosen = recipe(archive, train={"start": "start.safetensors"}).placed(tmp_path, "run")
+    chosen = recipe(archive, train={"start_from": "start.safetensors"}).placed(tmp_path, "run")
     same = HamiltonianTask(chosen, task.device, task.sets, task.batcher)
     same.recipe = chosen.model_copy(update={"model": task.recipe.model}).placed(tmp_path, "run")
     torch.testing.assert_close(same.build_model().state_dict(), model.state_dict())
     wider = task.recipe.model.model_copy(update={"channels": 12})
     same.recipe = same.recipe.model_copy(update={"model": wider}).placed(tmp_path, "run")
-    with pytest.raises(ValueError, match="a model of another shape"):
+    with pytest.raises(ValueError, match=r"channels 8 in the file, 12 in the recipe"):
         same.build_model()
+
+
+def test_a_recipe_takes_the_shape_of_the_model_to_start_from(archive, tmp_path, task):
+    path = tmp_path / "start.safetensors"
+    task.build_model().save(path)
+    chosen = load_recipe({"data": f"{archive}@:12", "train": {"start_from": str(path)}})
+    for key in ("channels", "pair_layers", "vectorial_layers", "mean_neighbors"):
+        assert getattr(chosen.model, key) == getattr(task.recipe.model, key)
+    resolved = chosen.relocated(tmp_path / "run")  # as it is kept beside the results
+    assert resolved["train"]["start_from"] == "../start.safetensors"
+    with pytest.raises(RecipeError, match=r"did you mean train.start_from\?"):
+        load_recipe({"data": str(archive), "model": {"name": "sphnet"}, "train": {"start": "a"}})
 
 
 def test_data_of_other_theory_or_elements_are_refused(archive, tmp_path):
