@@ -106,11 +106,18 @@ class PathProduct(nn.Module):
         """The product over the selected paths; ``y`` may have a single channel."""
         if is_plain(x) and is_plain(y) and is_plain(weights):
             single = y.shape[2] == 1 != x.shape[2]
-            couplings = self._table(selection, x.shape[2], single)
-            if couplings.available(x.dtype):
+            couplings = self.couplings(selection, x.shape[2], single, x.dtype)
+            if couplings is not None:
                 rows = couplings.product(x.flatten(1), y.flatten(1), weights.flatten(1))
                 return rows.unflatten(1, (self.out.dim, x.shape[2]))
         return self.by_matrices(x, y, weights, selection)
+
+    def couplings(
+        self, selection: tuple[int, ...], channels: int, single: bool, dtype: torch.dtype
+    ) -> Couplings | None:
+        """The kernel for a selection, for a ``single`` channel of ``y`` or all, if there is one."""
+        table = self._table(selection, channels, single)
+        return table if table.available(dtype) else None
 
     def by_matrices(
         self,

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from equiv.constants import ExactConstants
 from equiv.hamiltonian.coupling_paths import PathProduct, balanced, coupling_paths
 from equiv.hamiltonian.degrees import Degrees
+from equiv.hamiltonian.gated_linear import gated_linear
 from equiv.hamiltonian.gates import PairGate
 from equiv.hamiltonian.irrep_layers import Dense, IrrepLinear, NormGate
+from equiv.hamiltonian.pair_functions import messages, tell
 from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights
 
 
@@ -87,17 +89,11 @@ class VectorialInteraction(nn.Module):
         """New scalars and vectors of all atoms."""
         c = self.channels
         i, j = pairs.first, pairs.second
-        receivers, senders = torch.cat([i, j]), torch.cat([j, i])
-        direction = pairs.harmonics[:, 1:4] * (1 / math.sqrt(3))
-        direction = torch.cat([direction, -direction]).unsqueeze(-1)
+        directions = pairs.harmonics[:, 1:4] * (1 / math.sqrt(3))
         phi = self.message(nn.functional.silu(self.hidden(scalars)))
         weights = self.filter(pairs.radial) * self.scale
-        m = phi.index_select(0, senders) * torch.cat([weights, weights])
-        moved = vectors.index_select(0, senders) * m[:, None, c : 2 * c]
-        moved = torch.addcmul(moved, m[:, None, 2 * c :], direction)
-        both = torch.cat([m[:, None, :c], moved], 1)
-        state = torch.cat([scalars[:, None], vectors], 1).index_add(0, receivers, both)
-        scalars, vectors = state[:, 0], state[:, 1:]
+        heard = tell((i, j), phi, weights, vectors, directions)
+        scalars, vectors = scalars + heard[:, 0], vectors + heard[:, 1:]
 
         u, v = self.mix(vectors.flatten(0, 1)).unflatten(0, (-1, 3)).split(c, -1)
         norm = torch.sqrt((v * v).sum(1) + 1e-4)
@@ -145,15 +141,9 @@ class SphericalEmbedding(ExactConstants):
         s_i, s_j = (scalars.index_select(0, atoms) for atoms in (pairs.first, pairs.second))
         invariants = torch.cat([s_i + s_j, s_i * s_j], 1)
         weights = self.weights(pairs.radial, invariants, factors=self.factors * self.scale)
-        y = pairs.harmonics[:, : self.degrees.dim]
-        message = self.product(
-            torch.cat([s_j, s_i]).unsqueeze(1),
-            torch.cat([y, y * self.signs]).unsqueeze(-1),
-            torch.cat([weights, weights]),
-            tuple(range(len(self.degrees))),
-        )
-        out = scalars.new_zeros(len(scalars), *message.shape[1:])
-        out = self.linear(out.index_add(0, torch.cat([pairs.first, pairs.second]), message))
+        y, atoms = pairs.harmonics[:, : self.degrees.dim], (pairs.first, pairs.second)
+        told = messages(self.product, scalars.unsqueeze(1), y, self.signs, atoms, weights)
+        out = self.linear(told)
         return torch.cat([out[:, :1] + scalars.unsqueeze(1), out[:, 1:]], 1)
 
 
@@ -217,15 +207,10 @@ class SphericalInteraction(ExactConstants):
             index, weight = self.gate(invariants, pairs.pair_batch, pairs.counts)
             if index is not None:
                 pairs, invariants = pairs.kept(index), invariants[index]
-        weights = self.weights(pairs.radial, invariants, factors=self.factors * self.scale)
-        if weight is not None:
-            weights = weights * weight[:, None, None]
-        given = self.linear_in(self.norm(x))
-        receivers = torch.cat([pairs.first, pairs.second])
-        senders = torch.cat([pairs.second, pairs.first])
-        y = pairs.harmonics[:, : len(self.signs)]
-        directed = torch.cat([y, y * self.signs]).unsqueeze(-1)
-        message = self.product(
-            given.index_select(0, senders), directed, torch.cat([weights, weights]), self.everything
+        weights = self.weights(
+            pairs.radial, invariants, factors=self.factors * self.scale, gate=weight
         )
-        return x + self.linear_out(given.index_add(0, receivers, message))
+        (given,) = gated_linear(self.norm, (self.linear_in,), x)
+        y, atoms = pairs.harmonics[:, : len(self.signs)], (pairs.first, pairs.second)
+        told = messages(self.product, given, y, self.signs, atoms, weights)
+        return x + self.linear_out(given + told)

@@ -1,6 +1,5 @@
 r"""The features of blocks: those of an atom with itself, and those of two atoms."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -11,11 +10,12 @@ from equiv.constants import ExactConstants
 from equiv.errors import EquivError
 from equiv.hamiltonian.coupling_paths import CouplingPath, PathProduct, balanced, coupling_paths
 from equiv.hamiltonian.degrees import Degrees
+from equiv.hamiltonian.gated_linear import gated_linear
 from equiv.hamiltonian.gates import PairGate
 from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
 from equiv.hamiltonian.node_layers import PairGeometry
+from equiv.hamiltonian.pair_functions import add_rows, product_of_atoms, spread
 from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights
-from equiv.hamiltonian.row_functions import together
 from equiv.nn.path_gate import PathGate
 
 
@@ -62,15 +62,13 @@ class DiagonalLayer(ExactConstants):
     ) -> Float[Tensor, "atoms out channels"]:
         """What the layer adds to the features of the diagonal blocks."""
         selection, factors = self.paths.selection, self.paths.coefficients()
-        given = self.norm_in(x)
+        left, right = gated_linear(self.norm_in, (self.left, self.right), x)
         weights = self.weights
         if len(selection) < len(weights):
             weights = weights.index_select(0, torch.tensor(selection, device=x.device))
-        coupled = self.paths.product(
-            self.left(given), self.right(given), (weights * factors).unsqueeze(0), selection
-        )
+        coupled = self.paths.product(left, right, (weights * factors).unsqueeze(0), selection)
         kept = nn.functional.pad(x[:, : self.shared], (0, 0, 0, self.out.dim - self.shared))
-        return self.linear(self.norm_out(coupled + kept))
+        return gated_linear(self.norm_out, (self.linear,), coupled + kept)[0]
 
 
 class PairLayer(ExactConstants):
@@ -145,23 +143,31 @@ class PairLayer(ExactConstants):
     ) -> Float[Tensor, "pairs out channels"]:
         """New features of all pairs."""
         invariants = self.invariants(x, pairs.first, pairs.second)
-        index, weight = None, None
+        index, weight, many = None, None, len(invariants)
         if self.pair_gate is not None:
             index, weight = self.pair_gate(invariants, pairs.pair_batch, pairs.counts)
             if index is not None:
                 pairs, invariants = pairs.kept(index), invariants[index]
         selection, factors = self.paths.selection, self.paths.coefficients()
-        given = self.norm_in(x)
-        a, b = self.left(given), self.right(given)
-        left = together(a, pairs.first, pairs.second, self.left_signs)
-        right = together(b, pairs.first, pairs.second, self.right_signs)
+        a, b = gated_linear(self.norm_in, (self.left, self.right), x)
         weights = self.weights(pairs.radial, invariants, selection=selection, factors=factors * 0.5)
-        update = self.linear(self.norm_out(self.paths.product(left, right, weights, selection)))
-        if weight is not None:
-            update = update * weight[:, None, None]
+        coupled = product_of_atoms(
+            self.paths.product,
+            a,
+            b,
+            (pairs.first, pairs.second),
+            (self.left_signs, self.right_signs),
+            weights,
+            selection,
+        )
+        (update,) = gated_linear(self.norm_out, (self.linear,), coupled)
+        if index is None:
+            return update if f is None else f + update
+        if weight is None:
+            weight = update.new_ones(len(update))
         if f is None:
-            return update
-        return f + update if index is None else f.index_add(0, index, update)
+            f = update.new_zeros(many, *update.shape[1:])
+        return add_rows(f, index, update, weight)
 
 
 class PathSparsity:
@@ -280,10 +286,6 @@ class DirectPairFeatures(ExactConstants):
         signs = torch.tensor([[(-1.0) ** l] for l in self.natural.natural])
         self.register_constant("signs", signs * exchange_signs(channels))
         self.signs: Tensor
-        self.product = PathProduct(Degrees((0,)), self.natural, self.natural)
-        factors = [math.sqrt(2 * l + 1) for l in self.natural.natural]
-        self.register_constant("factors", torch.tensor(factors, dtype=torch.float64)[:, None])
-        self.factors: Tensor
 
     def forward(
         self, scalars: Float[Tensor, "atoms channels"], pairs: PairGeometry
@@ -291,9 +293,7 @@ class DirectPairFeatures(ExactConstants):
         """Features of all pairs."""
         s_i, s_j = (scalars.index_select(0, atoms) for atoms in (pairs.first, pairs.second))
         invariants = torch.cat([s_i + s_j, s_i * s_j], 1)
-        weights = self.weights(pairs.radial, invariants, factors=self.factors)
-        weights = weights * torch.addcmul(s_i[:, None], self.signs, s_j[:, None])
-        y = pairs.harmonics[:, : self.natural.dim].unsqueeze(-1)
-        ones = y.new_ones(len(y), 1, s_i.shape[1])
-        natural = self.product(ones, y, weights, tuple(range(len(self.natural))))
-        return nn.functional.pad(natural, (0, 0, 0, self.out.dim - self.natural.dim))
+        weights = self.weights(pairs.radial, invariants)
+        y = pairs.harmonics[:, : self.natural.dim]
+        atoms = (pairs.first, pairs.second)
+        return spread(self.natural, self.out.dim, self.signs, atoms, scalars, y, weights)

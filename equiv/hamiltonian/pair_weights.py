@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from equiv.hamiltonian.degrees import Degrees
 from equiv.hamiltonian.irrep_layers import Dense
+from equiv.hamiltonian.pair_functions import path_weights
 from equiv.hamiltonian.row_functions import Rows, inner
 
 
@@ -75,13 +76,16 @@ class PairWeights(nn.Module):
         *,
         selection: Sequence[int] | None = None,
         factors: Float[Tensor, "selected 1"] | None = None,
+        gate: Float[Tensor, " pairs"] | None = None,
     ) -> Float[Tensor, "pairs selected channels"]:
-        """Weights of the selected paths (by default of all), times the ``factors`` of these."""
+        """Weights of the selected paths (by default of all).
+
+        Times the ``factors`` of these paths, and the ``gate`` of each pair.
+        """
         hidden = self.second(nn.functional.silu(self.first(invariants)))
         hidden = hidden * self.radial(radial)
-        rows = self.rows
-        if selection is not None and len(selection) < len(rows):
-            rows = rows.index_select(0, torch.tensor(selection, device=rows.device))
-        scale = self.scale if factors is None else (factors * self.scale).unsqueeze(-1)
-        matrix = (rows * scale).transpose(0, 1).flatten(1)
-        return (hidden @ matrix).unflatten(1, (-1, self.channels))
+        if gate is not None:
+            hidden = hidden * gate.unsqueeze(1)
+        if factors is None:
+            factors = hidden.new_ones(len(self.rows if selection is None else selection), 1)
+        return path_weights(hidden, self.rows, factors.squeeze(1) * self.scale, selection)

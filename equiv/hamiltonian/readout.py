@@ -1,10 +1,13 @@
 """From features of atoms and pairs to the blocks of a Hamiltonian."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from equiv.constants import ExactConstants
 from equiv.errors import EquivError
@@ -12,6 +15,8 @@ from equiv.hamiltonian.basis import OrbitalBasis
 from equiv.hamiltonian.blocks import Blocks
 from equiv.hamiltonian.kinds import BlockKind
 from equiv.hamiltonian.layout import BlockLayout
+from equiv.partial import partial_gradients
+from equiv.tensor_products.lanes import is_plain
 
 SphericalStacks = tuple[Tensor | None, Tensor | None]
 """A natural and a pseudo spherical tensor ``[rows, (l_max + 1)**2, channels]``; None if absent."""
@@ -113,11 +118,7 @@ class BlockReadout(ExactConstants):
             reverse: features of the pairs with their atoms exchanged; rows of pairs of unlike
                 elements are not looked at.
         """
-        weight = self.weight * self.channels**-0.5
-        if self.exchange is not None:
-            flipped = weight[:, self._index] * self.exchange[:, None]
-            weight = self.keep * weight + self.flip * flipped
-        weights = weight.split(self._counts, 1)
+        weights = self._mixing().split(self._counts, 1)
         biases = {}
         if self.bias is not None:
             names = (kind.name for kind in self._kinds)
@@ -140,6 +141,65 @@ class BlockReadout(ExactConstants):
                 back = back[:, index.to(back.device)] * sign.to(back)
                 out.pairs[key] = 0.5 * (out.pairs[key] + back)
         return out
+
+    def from_features(
+        self,
+        diagonal: Float[Tensor, "atoms components channels"],
+        pairs: Float[Tensor, "pairs components channels"],
+        places: Mapping[tuple[int, int], int],
+        layout: BlockLayout,
+    ) -> Blocks:
+        """The same, of features whose irreps lie anywhere among their components.
+
+        Nothing is copied or kept for the backward pass but the features themselves.
+
+        Args:
+            diagonal: features of the atoms, in the order of the batch.
+            pairs: features of the pairs, in the order of the layout.
+            places: first component of each irrep ``(sign, l)`` that the features have.
+            layout: of the batch.
+        """
+        mixtures = [
+            self._mixture(self.basis.diagonal(z), atoms, places)
+            for z, atoms in layout.atoms.items()
+        ]
+        for key, where in layout.pair_slices.items():
+            mixtures.append(self._mixture(self.basis.pair(*key), where, places))
+        given = (diagonal, pairs, self._mixing(), self.bias)
+        if all(is_plain(x) for x in given if x is not None):
+            rows: Any = _Mixing.apply(mixtures, *given)
+        else:
+            rows = _mixed(mixtures, *given)
+        keys = (*layout.atoms, *layout.pair_slices)
+        found: dict[Any, Tensor] = dict(zip(keys, rows, strict=True))
+        return Blocks(
+            {z: found[z] for z in layout.atoms}, {key: found[key] for key in layout.pair_slices}
+        )
+
+    def _mixing(self) -> Float[Tensor, "channels columns"]:
+        """The weights that are used."""
+        weight = self.weight * self.channels**-0.5
+        if self.exchange is not None:
+            flipped = weight[:, self._index] * self.exchange[:, None]
+            weight = self.keep * weight + self.flip * flipped
+        return weight
+
+    def _mixture(
+        self, kind: BlockKind, where: slice | Tensor, places: Mapping[tuple[int, int], int]
+    ) -> "_Mixture":
+        number = self._places[kind.name]
+        pieces, column = [], sum(self._counts[:number])
+        for part in kind.parts:
+            start = places.get((part.sign, part.l))
+            components = None if start is None else slice(start, start + 2 * part.l + 1)
+            pieces.append(_Piece(components, slice(column, column + part.count), part.columns))
+            column += part.count
+        shift = None
+        if self.bias is not None and kind.is_diagonal:
+            index = [k.name for k in self._kinds].index(kind.name)
+            first = sum(self._scalars[:index])
+            shift = slice(first, first + self._scalars[index])
+        return _Mixture(kind.is_diagonal, where, tuple(pieces), shift)
 
     def extra_repr(self) -> str:
         return f"{self.basis.describe()}; channels={self.channels}, l_max={self.l_max}"
@@ -178,3 +238,87 @@ def _select(stacks: SphericalStacks, where: slice | Tensor) -> SphericalStacks:
         None if natural is None else natural[where],
         None if pseudo is None else pseudo[where],
     )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One irrep of the features, the columns of the weights that mix it, and where that goes."""
+
+    components: slice | None  # None: the features lack it
+    weights: slice
+    columns: slice
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    """The blocks of one kind: rows of the features of atoms or of pairs, and what to do with them.
+
+    The first piece of a diagonal kind is its natural scalars, to which ``shift`` of the biases is
+    added.
+    """
+
+    of_atoms: bool
+    where: slice | Int[Tensor, " rows"]
+    pieces: tuple[_Piece, ...]
+    shift: slice | None
+
+    def rows(self, diagonal: Tensor, pairs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x = (diagonal if self.of_atoms else pairs)[self.where]
+        results = []
+        for piece in self.pieces:
+            if piece.components is None:
+                width = piece.columns.stop - piece.columns.start
+                results.append(x.new_zeros(x.shape[0], width))
+                continue
+            mixed = x[:, piece.components].flatten(0, 1) @ weight[:, piece.weights]
+            results.append(mixed.view(x.shape[0], -1))
+        if self.shift is not None and bias is not None:
+            results[0] = results[0] + bias[self.shift]
+        return torch.cat(results, 1)
+
+
+def _mixed(
+    mixtures: Sequence[_Mixture],
+    diagonal: Tensor,
+    pairs: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+) -> tuple[Tensor, ...]:
+    return tuple(mixture.rows(diagonal, pairs, weight, bias) for mixture in mixtures)
+
+
+class _Mixing(Function):
+    """:func:`_mixed`, with gradients that are written where they belong instead of added up."""
+
+    @staticmethod
+    def forward(ctx: Any, mixtures: Sequence[_Mixture], *given: Any) -> Any:
+        ctx.mixtures = mixtures
+        ctx.save_for_backward(*given)
+        return _mixed(mixtures, *given)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        given = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a derivative of the derivative will be asked for
+            needed = ctx.needs_input_grad[1:]
+            function = lambda *given: _mixed(ctx.mixtures, *given)  # noqa: E731
+            return None, *partial_gradients(function, given, needed, grads)
+        diagonal, pairs, weight, bias = given
+        g_diagonal, g_pairs = torch.zeros_like(diagonal), torch.zeros_like(pairs)
+        g_weight = torch.zeros_like(weight)
+        g_bias = None if bias is None else torch.zeros_like(bias)
+        for mixture, grad in zip(ctx.mixtures, grads, strict=True):
+            x, gx = (diagonal, g_diagonal) if mixture.of_atoms else (pairs, g_pairs)
+            x, own = x[mixture.where], gx[mixture.where]  # a view, or a copy of some atoms
+            for piece in mixture.pieces:
+                if piece.components is None:
+                    continue
+                g = grad[:, piece.columns].reshape(-1, piece.weights.stop - piece.weights.start)
+                w = weight[:, piece.weights]
+                g_weight[:, piece.weights].addmm_(x[:, piece.components].flatten(0, 1).T, g)
+                own[:, piece.components] += (g @ w.T).unflatten(0, (len(x), -1))
+            if mixture.of_atoms:
+                gx[mixture.where] = own
+            if mixture.shift is not None and g_bias is not None:
+                g_bias[mixture.shift] += grad[:, mixture.pieces[0].columns].sum(0)
+        return None, g_diagonal, g_pairs, g_weight, g_bias

@@ -14,6 +14,7 @@ from torch.autograd import Function
 
 from equiv.hamiltonian.degrees import Degrees
 from equiv.hamiltonian.row_kernels import row_library
+from equiv.partial import partial_gradients
 from equiv.tensor_products.lanes import is_plain
 
 
@@ -45,7 +46,7 @@ def linear(rows: Rows, grades: int, x: Tensor, weight: Tensor, scale: float) -> 
         matrices = weight.index_select(0, owners.flatten().to(x.device)) * scale
         return torch.bmm(parts, matrices).transpose(0, 1).reshape(x.shape)
 
-    if not _possible(x, weight):
+    if not possible(x, weight):
         return plain(x, weight)
     return _call(_Linear, plain, rows, grades, scale, x, weight)
 
@@ -59,7 +60,7 @@ def norms(rows: Rows, even: int, x: Tensor) -> tuple[Tensor, Tensor]:
         norm = torch.sqrt(squares * (size * size) + 1e-4)
         return torch.cat([x[:, 0, :even] * size[:, 0], norm.flatten(1)], 1), size
 
-    return _call(_Norms, plain, rows, even, x) if _possible(x) else plain(x)
+    return _call(_Norms, plain, rows, even, x) if possible(x) else plain(x)
 
 
 def gates(rows: Rows, even: int, x: Tensor, size: Tensor, out: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ def gates(rows: Rows, even: int, x: Tensor, size: Tensor, out: Tensor) -> Tensor
 
     return (
         _call(_Gates, plain, rows, even, x, size, out)
-        if _possible(x, size, out)
+        if possible(x, size, out)
         else plain(x, size, out)
     )
 
@@ -86,7 +87,7 @@ def inner(rows: Rows, x: Tensor, first: Tensor, second: Tensor) -> Tensor:
         product = rows.mean.to(x) @ (x_i * x_j)
         return torch.cat([x_i[:, 0] + x_j[:, 0], product.flatten(1)], 1)
 
-    return _call(_Inner, plain, rows, first, second, x) if _possible(x) else plain(x)
+    return _call(_Inner, plain, rows, first, second, x) if possible(x) else plain(x)
 
 
 def together(x: Tensor, first: Tensor, second: Tensor, signs: Tensor) -> Tensor:
@@ -95,13 +96,14 @@ def together(x: Tensor, first: Tensor, second: Tensor, signs: Tensor) -> Tensor:
     def plain(x: Tensor) -> Tensor:
         return torch.addcmul(x.index_select(0, first), x.index_select(0, second), signs)
 
-    return _call(_Together, plain, first, second, signs, x) if _possible(x) else plain(x)
+    return _call(_Together, plain, first, second, signs, x) if possible(x) else plain(x)
 
 
 nn_pad = torch.nn.functional.pad
 
 
-def _possible(*tensors: Tensor) -> bool:
+def possible(*tensors: Tensor) -> bool:
+    """Whether there are kernels for these tensors."""
     return all(map(is_plain, tensors)) and row_library(tensors[0].dtype) is not None
 
 
@@ -109,23 +111,27 @@ def _call(function: type[Function], plain: Callable[..., Any], *arguments: Any) 
     return function.apply(plain, *arguments)
 
 
-def _library(x: Tensor) -> Any:
+def library(x: Tensor) -> Any:
+    """The kernels for numbers of this type."""
     return row_library(x.dtype)
 
 
-def _ints(*numbers: int) -> tuple[ctypes.c_int64, ...]:
+def ints(*numbers: int) -> tuple[ctypes.c_int64, ...]:
+    """For C."""
     return tuple(ctypes.c_int64(n) for n in numbers)
 
 
-def _pointers(*tensors: Tensor) -> tuple[ctypes.c_void_p, ...]:
+def pointers(*tensors: Tensor) -> tuple[ctypes.c_void_p, ...]:
+    """Where the numbers of contiguous tensors are."""
     return tuple(ctypes.c_void_p(t.data_ptr()) for t in tensors)
 
 
-def _real(x: Tensor, value: float) -> Any:
+def real(x: Tensor, value: float) -> Any:
+    """A number of the type of ``x``, for C."""
     return (ctypes.c_float if x.dtype is torch.float32 else ctypes.c_double)(value)
 
 
-class _RowFunction(Function):
+class RowFunction(Function):
     """A function with a kernel, and with torch for derivatives of its derivative."""
 
     constants: int  # arguments that are not differentiable, `plain` included
@@ -133,21 +139,11 @@ class _RowFunction(Function):
     @classmethod
     def slow(cls, ctx: Any, inputs: tuple[Tensor, ...], grads: tuple[Any, ...]) -> Any:
         """Gradients that can be differentiated again."""
-        with torch.enable_grad():
-            inputs = tuple(x.view_as(x) for x in inputs)  # one may depend on another
-            outputs = ctx.plain(*inputs)
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            wanted = [x for x in inputs if x.requires_grad]
-            found = iter(
-                torch.autograd.grad(
-                    outputs, wanted, grads, create_graph=True, materialize_grads=True
-                )
-            )
-        results = [next(found) if x.requires_grad else None for x in inputs]
-        return (*[None] * cls.constants, *results)
+        needed = ctx.needs_input_grad[cls.constants :]
+        return (*[None] * cls.constants, *partial_gradients(ctx.plain, inputs, needed, grads))
 
 
-class _Linear(_RowFunction):
+class _Linear(RowFunction):
     constants = 4
 
     @staticmethod
@@ -159,11 +155,11 @@ class _Linear(_RowFunction):
         ctx.save_for_backward(x, weight)
         y = torch.empty_like(x)
         n, dim, irreps, starts = rows.sizes(x.shape[0])
-        _library(x).linear(
-            *_ints(n, dim, irreps, starts, grades, weight.shape[1]),
-            *_pointers(x, weight, y),
-            _real(x, scale),
-            *_ints(0, 0),
+        library(x).linear(
+            *ints(n, dim, irreps, starts, grades, weight.shape[1]),
+            *pointers(x, weight, y),
+            real(x, scale),
+            *ints(0, 0),
         )
         return y
 
@@ -173,18 +169,18 @@ class _Linear(_RowFunction):
         if torch.is_grad_enabled():
             return _Linear.slow(ctx, (x, weight), grads)
         g, rows = grads[0].contiguous(), ctx.rows
-        sizes = _ints(*rows.sizes(x.shape[0]), ctx.grades, weight.shape[1])
-        scale, gx, gw = _real(x, ctx.scale), None, None
+        sizes = ints(*rows.sizes(x.shape[0]), ctx.grades, weight.shape[1])
+        scale, gx, gw = real(x, ctx.scale), None, None
         if ctx.needs_input_grad[4]:
             gx = torch.empty_like(x)
-            _library(x).linear(*sizes, *_pointers(g, weight, gx), scale, *_ints(1, 0))
+            library(x).linear(*sizes, *pointers(g, weight, gx), scale, *ints(1, 0))
         if ctx.needs_input_grad[5]:
             gw = torch.zeros_like(weight)
-            _library(x).linear_weight(*sizes, *_pointers(x, g, gw), scale)
+            library(x).linear_weight(*sizes, *pointers(x, g, gw), scale)
         return None, None, None, None, gx, gw
 
 
-class _Norms(_RowFunction):
+class _Norms(RowFunction):
     constants = 3
 
     @staticmethod
@@ -194,8 +190,8 @@ class _Norms(_RowFunction):
         n, _, channels = x.shape
         found = x.new_empty(n, even + len(rows.degrees) * channels)
         size = x.new_empty(n, 1, 1)
-        sizes = _ints(*rows.sizes(n), channels, even)
-        _library(x).norms(*sizes, *_pointers(x, found, size))
+        sizes = ints(*rows.sizes(n), channels, even)
+        library(x).norms(*sizes, *pointers(x, found, size))
         ctx.save_for_backward(x, found, size)
         return found, size
 
@@ -206,12 +202,12 @@ class _Norms(_RowFunction):
             return _Norms.slow(ctx, (x,), grads)
         g, gs = (z.contiguous() for z in grads)
         gx = torch.zeros_like(x)
-        sizes = _ints(*ctx.rows.sizes(x.shape[0]), x.shape[2], ctx.even)
-        _library(x).norms_back(*sizes, *_pointers(x, found, size, g, gs, gx))
+        sizes = ints(*ctx.rows.sizes(x.shape[0]), x.shape[2], ctx.even)
+        library(x).norms_back(*sizes, *pointers(x, found, size, g, gs, gx))
         return None, None, None, gx
 
 
-class _Gates(_RowFunction):
+class _Gates(RowFunction):
     constants = 3
 
     @staticmethod
@@ -222,8 +218,8 @@ class _Gates(_RowFunction):
         ctx.plain, ctx.rows, ctx.even = plain, rows, even
         ctx.save_for_backward(x, size, out)
         y = torch.empty_like(x)
-        sizes = _ints(*rows.sizes(x.shape[0]), x.shape[2], even)
-        _library(x).gates(*sizes, *_pointers(x, size, out, y))
+        sizes = ints(*rows.sizes(x.shape[0]), x.shape[2], even)
+        library(x).gates(*sizes, *pointers(x, size, out, y))
         return y
 
     @staticmethod
@@ -233,12 +229,12 @@ class _Gates(_RowFunction):
             return _Gates.slow(ctx, (x, size, out), grads)
         g = grads[0].contiguous()
         gx, gs, gout = torch.empty_like(x), torch.empty_like(size), torch.empty_like(out)
-        sizes = _ints(*ctx.rows.sizes(x.shape[0]), x.shape[2], ctx.even)
-        _library(x).gates_back(*sizes, *_pointers(x, size, out, g, gx, gs, gout))
+        sizes = ints(*ctx.rows.sizes(x.shape[0]), x.shape[2], ctx.even)
+        library(x).gates_back(*sizes, *pointers(x, size, out, g, gx, gs, gout))
         return None, None, None, gx, gs, gout
 
 
-class _Inner(_RowFunction):
+class _Inner(RowFunction):
     constants = 4
 
     @staticmethod
@@ -249,8 +245,8 @@ class _Inner(_RowFunction):
         ctx.plain, ctx.rows, ctx.index = plain, rows, (first, second)
         ctx.save_for_backward(x)
         found = x.new_empty(len(first), (len(rows.degrees) + 1) * x.shape[2])
-        sizes = _ints(*rows.sizes(len(first)), x.shape[2])
-        _library(x).inner(*sizes, *_pointers(x, first, second, found))
+        sizes = ints(*rows.sizes(len(first)), x.shape[2])
+        library(x).inner(*sizes, *pointers(x, first, second, found))
         return found
 
     @staticmethod
@@ -260,12 +256,12 @@ class _Inner(_RowFunction):
             return _Inner.slow(ctx, (x,), grads)
         first, second = ctx.index
         g, gx = grads[0].contiguous(), torch.zeros_like(x)
-        sizes = _ints(*ctx.rows.sizes(len(first)), x.shape[2])
-        _library(x).inner_back(*sizes, *_pointers(x, first, second, g, gx))
+        sizes = ints(*ctx.rows.sizes(len(first)), x.shape[2])
+        library(x).inner_back(*sizes, *pointers(x, first, second, g, gx))
         return None, None, None, None, gx
 
 
-class _Together(_RowFunction):
+class _Together(RowFunction):
     constants = 4
 
     @staticmethod
@@ -276,8 +272,8 @@ class _Together(_RowFunction):
         ctx.plain, ctx.index, ctx.signs = plain, (first, second), signs.contiguous()
         ctx.save_for_backward(x)
         z = x.new_empty(len(first), *x.shape[1:])
-        _library(x).together(
-            *_ints(len(first), *x.shape[1:]), *_pointers(x, first, second, ctx.signs, z)
+        library(x).together(
+            *ints(len(first), *x.shape[1:]), *pointers(x, first, second, ctx.signs, z)
         )
         return z
 
@@ -288,7 +284,7 @@ class _Together(_RowFunction):
             return _Together.slow(ctx, (x,), grads)
         first, second = ctx.index
         g, gx = grads[0].contiguous(), torch.zeros_like(x)
-        _library(x).together_back(
-            *_ints(len(first), *x.shape[1:]), *_pointers(g, first, second, ctx.signs, gx)
+        library(x).together_back(
+            *ints(len(first), *x.shape[1:]), *pointers(g, first, second, ctx.signs, gx)
         )
         return None, None, None, None, gx

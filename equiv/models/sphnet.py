@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from equiv.choices import choose
-from equiv.errors import EquivError
 from equiv.hamiltonian.baseline import BASELINES
 from equiv.hamiltonian.basis import OrbitalBasis
 from equiv.hamiltonian.blocks import Blocks
@@ -319,12 +318,7 @@ class SPHNet(AbstractModel):
         """
         if all(layer.paths.gate is None for layer in (*self.diagonal, *self.pairs)):
             return self
-        if self.stage != 2:
-            phase = self.schedule.phase.name.lower()
-            raise EquivError(
-                f"this model cannot be made compact: its gates are still {phase}; train it to step "
-                f"{self.schedule.fixed_from} first, where they are fixed"
-            )
+        self.schedule.require_fixed()
         stacks: dict[str, Any] = {"diagonal": self.diagonal, "pairs": self.pairs}
         layers = [layer for both in zip(*stacks.values(), strict=True) for layer in both]
         chosen = [list(layer.paths.selection) for layer in layers]

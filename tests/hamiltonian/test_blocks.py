@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.func import functional_call
 
 from equiv.errors import EquivError, UnknownElementError
 from equiv.hamiltonian import (
@@ -15,6 +16,7 @@ from equiv.hamiltonian.orbitals import pyscf_shell, rotate_orbitals
 from equiv.hamiltonian.readout import BlockReadout
 from equiv.hamiltonian.standardise import BlockStandardisation
 from equiv.so3 import irreps_matrix, random_rotations, rotate_spherical, spherical_harmonics
+from equiv.testing import assert_gradient
 
 BASIS = OrbitalBasis("mixed", {1: (0, 0, 1), 6: (0, 0, 0, 1, 1, 2), 8: (0, 1, 2, 3, 4)})
 NUMBERS = torch.tensor([8, 1, 1, 6, 6, 8, 1])
@@ -196,6 +198,55 @@ def test_irreps_without_features_are_zero():
     for part in BASIS.pair(6, 8).parts:
         piece = blocks.pairs[6, 8][:, part.columns]
         assert bool(piece.any()) == (part.sign == 1 and part.l <= 2)
+
+
+def test_features_in_any_place_are_mixed_like_stacks():
+    """Values and gradients; a place may serve two irreps, and an irrep may have none."""
+    readout = BlockReadout(BASIS, 4, 4, exchange=[1, 1, -1, -1]).double()
+    torch.nn.init.normal_(readout.bias)
+    given = [stacks(n, 4)[0][:, :25].clone().requires_grad_() for n in (7, 9)]
+    places = {(sign, l): l * l for sign in (1, -1) for l in range(5)}
+    parameters = [*given, readout.weight, readout.bias]
+    one = readout((given[0],) * 2, (given[1],) * 2, LAYOUT).flat()
+    two = readout.from_features(*given, places, LAYOUT).flat()
+    weights = torch.randn(one.shape, dtype=torch.float64)
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
+    grads = [torch.autograd.grad((y * weights).sum(), parameters) for y in (one, two)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    few = {place: start for place, start in places.items() if place != (1, 2)}
+    blocks = readout.from_features(*given, few, LAYOUT)
+    for part in BASIS.pair(6, 8).parts:
+        piece = blocks.pairs[6, 8][:, part.columns]
+        assert bool(piece.any()) == ((part.sign, part.l) != (1, 2) and part.l <= 4)
+
+
+def test_the_gradient_of_mixing_can_be_differentiated():
+    readout = BlockReadout(BASIS, 2, 4).double()
+    places = {(sign, l): l * l for sign in (1, -1) for l in range(5)}
+    given = [stacks(n, 2)[0][:, :25] for n in (7, 9)]
+
+    def function(flat):
+        parts = flat.split([given[0].numel(), given[1].numel(), readout.weight.numel()])
+        a, b, w = (p.view(t.shape) for p, t in zip(parts, (*given, readout.weight), strict=True))
+        mixed = functional_call(
+            Features(readout, places), {"readout.weight": w}, (a, b), {"layout": LAYOUT}
+        )
+        return mixed.flat()
+
+    flat = torch.cat([t.detach().flatten() for t in (*given, readout.weight)])
+    assert_gradient(function, flat)
+
+
+class Features(torch.nn.Module):
+    """A readout of features, as a module of its own."""
+
+    def __init__(self, readout, places):
+        super().__init__()
+        self.readout, self.places = readout, places
+
+    def forward(self, atoms, pairs, layout):
+        return self.readout.from_features(atoms, pairs, self.places, layout)
 
 
 def test_the_exchange_must_fit_the_channels():

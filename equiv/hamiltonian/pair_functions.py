@@ -1,0 +1,388 @@
+r"""Functions of atoms and of their pairs that keep what atoms have, not what all pairs have.
+
+What belongs to a pair is often had from its two atoms by one addition or multiplication. It is made
+when it is needed, once more in the backward pass, and not kept in between. As in
+:mod:`equiv.hamiltonian.row_functions`, each function is defined by a few lines of torch, ``plain``.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from equiv.hamiltonian.degrees import Degrees
+from equiv.hamiltonian.pair_kernels import pair_library
+from equiv.hamiltonian.row_functions import (
+    RowFunction,
+    ints,
+    library,
+    pointers,
+    possible,
+    together,
+)
+from equiv.tensor_products.couplings import Couplings
+from equiv.tensor_products.forms import W, X, Y, Z
+
+if TYPE_CHECKING:
+    from equiv.hamiltonian.coupling_paths import PathProduct
+
+Atoms = tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]
+"""Both atoms of every pair."""
+
+
+def product_of_atoms(
+    product: "PathProduct",
+    a: Float[Tensor, "atoms components channels"],
+    b: Float[Tensor, "atoms components channels"],
+    pairs: Atoms,
+    signs: tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]],
+    weights: Float[Tensor, "pairs selected channels"],
+    selection: tuple[int, ...],
+) -> Float[Tensor, "pairs out channels"]:
+    r"""The product :math:`(a_i + \sigma a_j) \otimes (b_i + \sigma' b_j)` of every pair."""
+
+    def plain(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
+        left, right = (together(x, *pairs, s) for x, s in zip((a, b), signs, strict=True))
+        return product(left, right, weights, selection)
+
+    couplings = _couplings(product, selection, a.shape[2], a, b, weights)
+    if couplings is None:
+        return plain(a, b, weights)
+    return _call(_ProductOfAtoms, plain, couplings, pairs, signs, a, b, weights)
+
+
+def messages(
+    product: "PathProduct",
+    x: Float[Tensor, "atoms components1 channels"],
+    y: Float[Tensor, "pairs components2"],
+    signs: Float[Tensor, " components2"],
+    pairs: Atoms,
+    weights: Float[Tensor, "pairs paths channels"],
+) -> Float[Tensor, "atoms out channels"]:
+    r"""What every atom hears of all others.
+
+    .. math:: z_i = \sum_{ij} w_{ij}\, x_j \otimes y_{ij} + \sum_{ji} w_{ji}\, x_j \otimes s y_{ji}
+    """
+    selection = tuple(range(len(product.paths)))
+
+    def plain(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        first, second = pairs
+        told = product(
+            x.index_select(0, torch.cat([second, first])),
+            torch.cat([y, y * signs]).unsqueeze(-1),
+            torch.cat([weights, weights]),
+            selection,
+        )
+        zero = x.new_zeros(len(x), *told.shape[1:])
+        return zero.index_add(0, torch.cat([first, second]), told)
+
+    couplings = _couplings(product, selection, x.shape[2], x, y, weights, single=True)
+    if couplings is None or not len(pairs[0]):
+        return plain(x, y, weights)
+    return _call(_Messages, plain, couplings, pairs, signs, x, y, weights)
+
+
+def spread(
+    degrees: Degrees,
+    total: int,
+    signs: Float[Tensor, "irreps channels"],
+    pairs: Atoms,
+    scalars: Float[Tensor, "atoms channels"],
+    y: Float[Tensor, "pairs dim"],
+    weights: Float[Tensor, "pairs irreps channels"],
+) -> Float[Tensor, "pairs total channels"]:
+    r"""The tensors :math:`y^l_{ij}\, w^l_{ij} (s_i + \tau_l s_j)` in every channel; then zeros."""
+
+    def plain(scalars: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        s_i, s_j = (scalars.index_select(0, atoms) for atoms in pairs)
+        weights = weights * torch.addcmul(s_i[:, None], signs, s_j[:, None])
+        found = y.unsqueeze(-1) * weights.index_select(1, degrees.owners.to(y.device))
+        return torch.nn.functional.pad(found, (0, 0, 0, total - degrees.dim))
+
+    if not possible(scalars, y, weights, signs):
+        return plain(scalars, y, weights)
+    return _call(_Spread, plain, degrees, total, signs, pairs, scalars, y, weights)
+
+
+def tell(
+    pairs: Atoms,
+    phi: Float[Tensor, "atoms 3*channels"],
+    weights: Float[Tensor, "pairs 3*channels"],
+    vectors: Float[Tensor, "atoms 3 channels"],
+    directions: Float[Tensor, "pairs 3"],
+) -> Float[Tensor, "atoms 4 channels"]:
+    r"""Scalars and vectors that every atom hears from the others.
+
+    .. math::
+        \sum_j a_{ij}, \quad \sum_j b_{ij} v_j + c_{ij} d_{ij}, \qquad
+        (a, b, c)_{ij} = \varphi_j \odot w_{ij}
+    """
+
+    def plain(phi: Tensor, weights: Tensor, vectors: Tensor, directions: Tensor) -> Tensor:
+        first, second = pairs
+        senders = torch.cat([second, first])
+        a, b, c = (phi.index_select(0, senders) * torch.cat([weights, weights])).chunk(3, 1)
+        moved = vectors.index_select(0, senders) * b[:, None]
+        signed = torch.cat([directions, -directions]).unsqueeze(-1)
+        both = torch.cat([a[:, None], torch.addcmul(moved, c[:, None], signed)], 1)
+        zero = phi.new_zeros(len(phi), 4, vectors.shape[2])
+        return zero.index_add(0, torch.cat([first, second]), both)
+
+    if not possible(phi, weights, vectors, directions):
+        return plain(phi, weights, vectors, directions)
+    return _call(_Tell, plain, pairs, phi, weights, vectors, directions)
+
+
+def path_weights(
+    hidden: Float[Tensor, "pairs hidden"],
+    rows: Float[Tensor, "paths hidden channels"],
+    factors: Float[Tensor, " selected"],
+    selection: Sequence[int] | None,
+) -> Float[Tensor, "pairs selected channels"]:
+    """Hidden numbers of every pair times those rows of a matrix that belong to selected paths."""
+    chosen = tuple(range(len(rows))) if selection is None else tuple(selection)
+    index = torch.tensor(chosen, device=rows.device)
+
+    def plain(hidden: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
+        some = rows if len(chosen) == len(rows) else rows.index_select(0, index)
+        matrix = (some * factors[:, None, None]).transpose(0, 1).flatten(1)
+        return (hidden @ matrix).unflatten(1, (-1, rows.shape[2]))
+
+    if not possible(hidden, rows, factors):
+        return plain(hidden, rows, factors)
+    return _call(_PathWeights, plain, index, hidden, rows, factors)
+
+
+def add_rows(
+    f: Float[Tensor, "pairs components channels"],
+    index: Int[Tensor, " kept"],
+    update: Float[Tensor, "kept components channels"],
+    weight: Float[Tensor, " kept"],
+) -> Float[Tensor, "pairs components channels"]:
+    """Features with weighted updates of some rows."""
+
+    def plain(f: Tensor, update: Tensor, weight: Tensor) -> Tensor:
+        return f.index_add(0, index, update * weight[:, None, None])
+
+    if not possible(f, update, weight):
+        return plain(f, update, weight)
+    return _call(_AddRows, plain, index, f, update, weight)
+
+
+def _call(function: Any, plain: Any, *arguments: Any) -> Any:
+    return function.apply(plain, *arguments)
+
+
+def _couplings(
+    product: "PathProduct",
+    selection: tuple[int, ...],
+    channels: int,
+    *tensors: Tensor,
+    single: bool = False,
+) -> Couplings | None:
+    if not possible(*tensors):
+        return None
+    return product.couplings(selection, channels, single and channels != 1, tensors[0].dtype)
+
+
+class _ProductOfAtoms(RowFunction):
+    constants = 4
+
+    @staticmethod
+    def forward(
+        ctx: Any, plain: Any, couplings: Couplings, pairs: Atoms, signs: Any, *given: Tensor
+    ) -> Tensor:
+        a, b, weights = (x.contiguous() for x in given)
+        ctx.plain, ctx.couplings, ctx.pairs, ctx.signs = plain, couplings, pairs, signs
+        ctx.save_for_backward(a, b, weights)
+        left, right = _ProductOfAtoms.factors(ctx, a, b)
+        (z,) = couplings.compute((Z,), left, right, None, weights.flatten(1))
+        return z.unflatten(1, (-1, a.shape[2]))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        a, b, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _ProductOfAtoms.slow(ctx, (a, b, weights), grads)
+        left, right = _ProductOfAtoms.factors(ctx, a, b)
+        g = grads[0].flatten(1)
+        found = ctx.couplings.compute((X, Y, W), left, right, g, weights.flatten(1))
+        results = []
+        for x, part, sign in zip((a, b), found[:2], ctx.signs, strict=True):
+            gx = torch.zeros_like(x)
+            sizes = ints(len(part), *x.shape[1:])
+            library(x).together_back(*sizes, *pointers(part, *ctx.pairs, sign, gx))
+            results.append(gx)
+        return None, None, None, None, *results, found[2].view_as(weights)
+
+    @staticmethod
+    def factors(ctx: Any, *given: Tensor) -> list[Tensor]:
+        results = []
+        for x, sign in zip(given, ctx.signs, strict=True):
+            sizes = (len(ctx.pairs[0]), *x.shape[1:])
+            z = x.new_empty(sizes)
+            library(x).together(*ints(*sizes), *pointers(x, *ctx.pairs, sign, z))
+            results.append(z.flatten(1))
+        return results
+
+
+class _Messages(RowFunction):
+    constants = 4
+
+    @staticmethod
+    def forward(
+        ctx: Any, plain: Any, couplings: Couplings, pairs: Atoms, signs: Tensor, *given: Tensor
+    ) -> Tensor:
+        x, y, weights = (t.contiguous() for t in given)
+        ctx.plain, ctx.couplings, ctx.pairs, ctx.signs = plain, couplings, pairs, signs
+        ctx.save_for_backward(x, y, weights)
+        out = None
+        for hears, speaks, directed in _both_ways(pairs, y, signs):
+            some = x.flatten(1).index_select(0, speaks)
+            (told,) = couplings.compute((Z,), some, directed, None, weights.flatten(1))
+            out = told.new_zeros(len(x), told.shape[1]) if out is None else out
+            out.index_add_(0, hears, told)
+        assert out is not None
+        return out.unflatten(1, (-1, x.shape[2]))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, y, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _Messages.slow(ctx, (x, y, weights), grads)
+        g = grads[0].flatten(1)
+        gx, gy, gw = torch.zeros_like(x).flatten(1), None, None
+        wanted = (X, W, Y) if ctx.needs_input_grad[5] else (X, W)
+        for way, (hears, speaks, directed) in enumerate(_both_ways(ctx.pairs, y, ctx.signs)):
+            some = x.flatten(1).index_select(0, speaks)
+            found = ctx.couplings.compute(
+                wanted, some, directed, g.index_select(0, hears), weights.flatten(1)
+            )
+            gx.index_add_(0, speaks, found[0])
+            gw = found[1] if gw is None else gw.add_(found[1])
+            if len(found) == 3:
+                gy = found[2] if gy is None else gy + found[2] * (ctx.signs if way else 1)
+        assert gw is not None
+        return None, None, None, None, gx.view_as(x), gy, gw.view_as(weights)
+
+
+def _both_ways(pairs: Atoms, y: Tensor, signs: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Who hears, who speaks, and the harmonics of the direction to who speaks."""
+    first, second = pairs
+    return [(first, second, y), (second, first, y * signs)]
+
+
+class _Spread(RowFunction):
+    constants = 5
+
+    @staticmethod
+    def forward(
+        ctx: Any, plain: Any, degrees: Any, total: int, signs: Any, pairs: Any, *given: Tensor
+    ) -> Tensor:
+        scalars, y, weights = (x.contiguous() for x in given)
+        ctx.plain, ctx.pairs, ctx.signs = plain, pairs, signs.contiguous()
+        ctx.starts = torch.tensor([*degrees.starts, degrees.dim])
+        ctx.sizes = ints(len(y), degrees.dim, len(degrees), ctx.starts.data_ptr())
+        ctx.sizes += ints(scalars.shape[1], total)
+        ctx.save_for_backward(scalars, y, weights)
+        z = scalars.new_empty(len(y), total, scalars.shape[1])
+        given = (scalars, *pairs, ctx.signs, y, weights, z)
+        _pair_library(z).spread(*ctx.sizes, *pointers(*given))
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        scalars, y, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _Spread.slow(ctx, (scalars, y, weights), grads)
+        g, gs, gw = grads[0].contiguous(), torch.zeros_like(scalars), torch.empty_like(weights)
+        gy = torch.empty_like(y) if ctx.needs_input_grad[6] else None
+        given = pointers(scalars, *ctx.pairs, ctx.signs, y, weights, g, gs)
+        where = None if gy is None else pointers(gy)[0]
+        _pair_library(g).spread_back(*ctx.sizes, *given, where, *pointers(gw))
+        return None, None, None, None, None, gs, gy, gw
+
+
+class _Tell(RowFunction):
+    constants = 2
+
+    @staticmethod
+    def forward(ctx: Any, plain: Any, pairs: Atoms, *given: Tensor) -> Tensor:
+        phi, weights, vectors, directions = (x.contiguous() for x in given)
+        ctx.plain, ctx.pairs = plain, pairs
+        ctx.save_for_backward(phi, weights, vectors, directions)
+        n, _, channels = vectors.shape
+        state = phi.new_zeros(n, 4, channels)
+        given = (*pairs, phi, weights, vectors, directions, state)
+        _pair_library(phi).tell(*ints(len(pairs[0]), channels), *pointers(*given))
+        return state
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        phi, weights, vectors, directions = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _Tell.slow(ctx, (phi, weights, vectors, directions), grads)
+        g = grads[0].contiguous()
+        gphi, gv, gw = torch.zeros_like(phi), torch.zeros_like(vectors), torch.empty_like(weights)
+        gd = torch.empty_like(directions) if ctx.needs_input_grad[5] else None
+        given = (*ctx.pairs, phi, weights, vectors, directions, g, gphi, gw, gv)
+        where = None if gd is None else pointers(gd)[0]
+        sizes = ints(len(weights), vectors.shape[2])
+        _pair_library(phi).tell_back(*sizes, *pointers(*given), where)
+        return None, None, gphi, gw, gv, gd
+
+
+class _PathWeights(RowFunction):
+    constants = 2
+
+    @staticmethod
+    def forward(ctx: Any, plain: Any, index: Tensor, *given: Tensor) -> Tensor:
+        hidden, rows, factors = (x.contiguous() for x in given)
+        ctx.plain, ctx.index = plain, index
+        ctx.save_for_backward(hidden, rows, factors)
+        found = hidden @ _PathWeights.matrix(index, rows, factors)
+        return found.unflatten(1, (len(index), rows.shape[2]))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        hidden, rows, factors = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _PathWeights.slow(ctx, (hidden, rows, factors), grads)
+        index, g = ctx.index, grads[0].flatten(1)
+        g_hidden = g @ _PathWeights.matrix(index, rows, factors).T
+        g_matrix = hidden.T @ g
+        g_rows = torch.empty_like if len(index) == len(rows) else torch.zeros_like
+        g_rows, g_factors = g_rows(rows), torch.empty_like(factors)
+        given = (index, rows, factors, g_matrix, g_rows, g_factors)
+        _pair_library(rows).arrange_back(*ints(len(index), *rows.shape[1:]), *pointers(*given))
+        return None, None, g_hidden, g_rows, g_factors
+
+    @staticmethod
+    def matrix(index: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
+        matrix = rows.new_empty(rows.shape[1], len(index) * rows.shape[2])
+        given = pointers(index, rows, factors, matrix)
+        _pair_library(rows).arrange(*ints(len(index), *rows.shape[1:]), *given)
+        return matrix
+
+
+class _AddRows(RowFunction):
+    constants = 2
+
+    @staticmethod
+    def forward(ctx: Any, plain: Any, index: Tensor, *given: Tensor) -> Tensor:
+        f, update, weight = given
+        ctx.plain, ctx.index = plain, index
+        ctx.save_for_backward(update, weight)
+        return plain(f, update, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        update, weight = ctx.saved_tensors
+        some = grads[0].index_select(0, ctx.index)
+        return None, None, grads[0], some * weight[:, None, None], (some * update).sum((1, 2))
+
+
+def _pair_library(x: Tensor) -> Any:
+    return pair_library(x.dtype)
