@@ -1,6 +1,7 @@
 """Messages: the neighbours' features times spherical harmonics of the edges, summed."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -43,19 +44,25 @@ class ClebschGordanConvolution(ExactConstants):
         edge_degree: highest degree of the spherical harmonics.
         degree_out: highest degree of the messages.
         channels: channels per degree, the same for sender and message.
+        selected: the paths there are, by their place among all; by default all.
     """
 
-    def __init__(self, degree_in: int, edge_degree: int, degree_out: int, channels: int) -> None:
+    def __init__(
+        self,
+        degree_in: int,
+        edge_degree: int,
+        degree_out: int,
+        channels: int,
+        *,
+        selected: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.degree_in, self.edge_degree, self.degree_out = degree_in, edge_degree, degree_out
         self.channels = channels
-        self.paths = [
-            (l1, l2, l3)
-            for l3 in range(degree_out + 1)
-            for l1 in range(degree_in + 1)
-            for l2 in range(edge_degree + 1)
-            if abs(l1 - l2) <= l3 <= l1 + l2 and (l1 + l2 + l3) % 2 == 0
-        ]
+        self.paths = natural_paths(degree_in, edge_degree, degree_out)
+        self.selected = None if selected is None else tuple(selected)
+        if self.selected is not None:
+            self.paths = [self.paths[p] for p in self.selected]
         blocks = []
         for l1, l2, l3 in self.paths:
             coupling = math.sqrt(2 * l3 + 1) * wigner_3j(l1, l2, l3)
@@ -66,6 +73,11 @@ class ClebschGordanConvolution(ExactConstants):
         self.register_constant("couplings", torch.cat(blocks, dim=1))
         self.couplings: Tensor
         self.form = self._form()
+
+    def thinned(self, selected: Sequence[int]) -> "ClebschGordanConvolution":
+        """The same with some of its paths only."""
+        shape = self.degree_in, self.edge_degree, self.degree_out, self.channels
+        return ClebschGordanConvolution(*shape, selected=selected).to(self.couplings)
 
     @property
     def weight_numel(self) -> int:
@@ -137,3 +149,14 @@ class ClebschGordanConvolution(ExactConstants):
             f"l_in={self.degree_in}, l_edge={self.edge_degree}, l_out={self.degree_out}, "
             f"channels={self.channels}, paths={len(self.paths)}"
         )
+
+
+def natural_paths(degree_in: int, edge_degree: int, degree_out: int) -> list[tuple[int, int, int]]:
+    """All :math:`(l_1, l_2, l_3)` that the triangle rule allows and that keep natural parity."""
+    return [
+        (l1, l2, l3)
+        for l3 in range(degree_out + 1)
+        for l1 in range(degree_in + 1)
+        for l2 in range(edge_degree + 1)
+        if abs(l1 - l2) <= l3 <= l1 + l2 and (l1 + l2 + l3) % 2 == 0
+    ]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from equiv.constants import ExactConstants
 from equiv.graph.blocks import NeighborBlocks
+from equiv.message_passing.convolution import natural_paths
 from equiv.nn.linear import degree_sizes
 from equiv.so3 import wigner_3j
 
@@ -35,13 +36,7 @@ class DirectedConvolution(ExactConstants):
         super().__init__()
         self.degree_in, self.edge_degree, self.degree_out = degree_in, edge_degree, degree_out
         self.channels = channels
-        self.paths = [
-            (l1, l2, l3)
-            for l3 in range(degree_out + 1)
-            for l1 in range(degree_in + 1)
-            for l2 in range(edge_degree + 1)
-            if abs(l1 - l2) <= l3 <= l1 + l2 and (l1 + l2 + l3) % 2 == 0
-        ]
+        self.paths = natural_paths(degree_in, edge_degree, degree_out)
         for l1, l2, l3 in self.paths:
             coupling = math.sqrt(2 * l3 + 1) * wigner_3j(l1, l2, l3)
             self.register_constant(f"coupling_{l1}{l2}{l3}", coupling.permute(1, 0, 2).flatten(1))

@@ -47,8 +47,7 @@ class GauntTensorProduct(SphericalTensorProduct):
         """
         raise NotImplementedError
 
-    def build_kernels(self) -> None:
-        """Make the products of single stacks; called by subclasses once they can."""
+    def build(self) -> None:
         self._wanted = [
             (sign1, sign2)
             for sign1 in SIGNS

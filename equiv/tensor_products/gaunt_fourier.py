@@ -199,6 +199,8 @@ class GauntFourierTensorProduct(GauntTensorProduct):
         internal_weights: bool = True,
         transform: str = "matrix",
     ) -> None:
+        self.transform = transform
+        self._product_of = choose(TRANSFORMS, transform, "transform")
         super().__init__(
             irreps_in1,
             irreps_in2,
@@ -208,9 +210,6 @@ class GauntFourierTensorProduct(GauntTensorProduct):
             rank=rank,
             internal_weights=internal_weights,
         )
-        self.transform = transform
-        self._product_of = choose(TRANSFORMS, transform, "transform")
-        self.build_kernels()
 
     def kernel(
         self,

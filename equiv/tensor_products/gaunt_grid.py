@@ -216,6 +216,9 @@ class GauntGridTensorProduct(GauntTensorProduct):
         internal_weights: bool = True,
         grid: str | None = None,
     ) -> None:
+        if grid is not None:
+            choose(GRIDS, grid, "grid")
+        self.grid = grid
         super().__init__(
             irreps_in1,
             irreps_in2,
@@ -225,10 +228,6 @@ class GauntGridTensorProduct(GauntTensorProduct):
             rank=rank,
             internal_weights=internal_weights,
         )
-        if grid is not None:
-            choose(GRIDS, grid, "grid")
-        self.grid = grid
-        self.build_kernels()
         self._forms: dict[bool, GridForm | None] = {}
 
     def _form(self, x: Tensor, *, spherical: bool) -> GridForm | None:

@@ -12,9 +12,9 @@ from torch import Tensor
 from equiv.errors import EquivError
 from equiv.so3 import Irreps, parse_irreps, wigner_3j
 from equiv.so3.recoupling import wigner_6j
+from equiv.tensor_products.odd_couplings import OddCouplingTensorProduct
 from equiv.tensor_products.pointwise import Field, PointwiseProduct
-from equiv.tensor_products.sectors import SIGNS, Stacks
-from equiv.tensor_products.spherical import ChannelMode, DegreePath, SphericalTensorProduct
+from equiv.tensor_products.spherical import ChannelMode, DegreePath
 
 
 def accidental_zeros(spin: int) -> list[tuple[int, int, int]]:
@@ -37,7 +37,7 @@ def accidental_zeros(spin: int) -> list[tuple[int, int, int]]:
     ]
 
 
-class MatrixTensorProduct(SphericalTensorProduct):
+class MatrixTensorProduct(OddCouplingTensorProduct):
     r"""Spherical tensors as matrices, and their product as the product of matrices.
 
     .. math::
@@ -92,8 +92,6 @@ class MatrixTensorProduct(SphericalTensorProduct):
         EquivError: the matrices are too small for a degree, or as :class:`SphericalTensorProduct`.
     """
 
-    couples_odd = True
-
     def __init__(
         self,
         irreps_in1: str | Irreps,
@@ -118,15 +116,9 @@ class MatrixTensorProduct(SphericalTensorProduct):
             rank=rank,
             internal_weights=internal_weights,
         )
-        scales = [
-            {sign: scale(sign) for sign in SIGNS if sectors.degrees(sign)}
-            for sectors, scale in (
-                (self.sectors1, self.scale1),
-                (self.sectors2, self.scale2),
-                (self.sectors, self.scale),
-            )
-        ]
-        self.kernel = MatrixProduct(self.spin, scales)
+
+    def kernel_of(self, scales: Sequence[dict[int, Float[Tensor, " lm"]]]) -> "MatrixProduct":
+        return MatrixProduct(self.spin, scales)
 
     def coupling(self, l1: int, l2: int, l3: int) -> float:
         s = self.spin
@@ -146,14 +138,6 @@ class MatrixTensorProduct(SphericalTensorProduct):
             and sign3 == sign1 * sign2 * (-1) ** (l1 + l2 + l3)
             and self.coupling(l1, l2, l3) == 0
         ]
-
-    def couple(self, x1: Stacks, x2: Stacks) -> Stacks:
-        z = self.kernel(_joined(x1), _joined(x2))
-        natural, pseudo = z.split(self.sectors.dims, dim=1)
-        return (
-            natural if self.sectors.natural else None,
-            pseudo if self.sectors.pseudo else None,
-        )
 
     def _check_reached(
         self, out: Irreps, in1: Irreps, in2: Irreps, reached: list[tuple[int, int]]
@@ -256,11 +240,6 @@ class _Matrices(tuple):
         field = super().__new__(cls, parts)
         field.operand = operand
         return field
-
-
-def _joined(stacks: Stacks) -> Float[Tensor, "rows lm channels"]:
-    parts = [part for part in stacks if part is not None]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _name(operand: int, sign: int) -> str:

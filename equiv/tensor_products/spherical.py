@@ -73,7 +73,8 @@ class SphericalTensorProduct(TensorProduct):
     pseudo.
 
     To add a method: derive a class, implement :meth:`coupling` (the definition) and :meth:`couple`
-    (the fast path, which includes :meth:`scale1`, :meth:`scale2` and :meth:`scale`).
+    (the fast path, which includes :meth:`scale1`, :meth:`scale2` and :meth:`scale`; what it needs
+    is made in :meth:`build`).
 
     Args:
         irreps_in1: irreps of the first argument, all of one multiplicity; degrees may be missing.
@@ -131,6 +132,10 @@ class SphericalTensorProduct(TensorProduct):
             factor = self._scales1[p.l1] * self._scales2[p.l2] * self.coupling(p.l1, p.l2, p.l3)
             variances[p.sign3, p.l3] += factor**2 / (2 * p.l3 + 1)
         self._scales = {row: 1 / math.sqrt(v) for row, v in variances.items()}
+        self.build()
+
+    def build(self) -> None:
+        """Prepare :meth:`couple`; called at the end of the construction, when scales are known."""
 
     @abstractmethod
     def coupling(self, l1: int, l2: int, l3: int) -> float:

@@ -1,22 +1,21 @@
 r"""The product of signals on the sphere and of their gradients: even and odd couplings."""
 
 import math
+from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiv.so3 import Irreps
 from equiv.so3.gaunt import gaunt_coefficient
 from equiv.so3.grids import SphereGrid, lebedev_grid, product_grid
 from equiv.so3.recoupling import standard_3j
 from equiv.tensor_products.gaunt import degree_of
-from equiv.tensor_products.sectors import SIGNS, Stacks
+from equiv.tensor_products.odd_couplings import OddCouplingTensorProduct
+from equiv.tensor_products.pointwise import PointwiseProduct
 from equiv.tensor_products.signals import MirroredSignalProduct, SignalProduct
-from equiv.tensor_products.spherical import ChannelMode, SphericalTensorProduct
 
 
-class VectorSignalTensorProduct(SphericalTensorProduct):
+class VectorSignalTensorProduct(OddCouplingTensorProduct):
     r"""Gaunt product for the even couplings, Poisson bracket for the odd ones, on one grid.
 
     .. math::
@@ -73,59 +72,17 @@ class VectorSignalTensorProduct(SphericalTensorProduct):
         EquivError: as :class:`SphericalTensorProduct`.
     """
 
-    couples_odd = True
-
-    def __init__(
-        self,
-        irreps_in1: str | Irreps,
-        irreps_in2: str | Irreps,
-        irreps_out: str | Irreps | None = None,
-        *,
-        mode: ChannelMode | None = None,
-        weighted: bool = True,
-        rank: int | None = None,
-        internal_weights: bool = True,
-    ) -> None:
-        super().__init__(
-            irreps_in1,
-            irreps_in2,
-            irreps_out,
-            mode=mode,
-            weighted=weighted,
-            rank=rank,
-            internal_weights=internal_weights,
-        )
-        scales = [
-            {sign: scale(sign) for sign in SIGNS if sectors.degrees(sign)}
-            for sectors, scale in (
-                (self.sectors1, self.scale1),
-                (self.sectors2, self.scale2),
-                (self.sectors, self.scale),
-            )
-        ]
+    def kernel_of(self, scales: Sequence[dict[int, Float[Tensor, " lm"]]]) -> PointwiseProduct:
         degree = sum(max(map(degree_of, some.values())) for some in scales)
         one_parity_each = len(scales[0]) == len(scales[1]) == 1
         kind = SignalProduct if one_parity_each else MirroredSignalProduct
-        self.kernel = kind(_smallest_grid(degree), scales)
+        return kind(_smallest_grid(degree), scales)
 
     def coupling(self, l1: int, l2: int, l3: int) -> float:
         if (l1 + l2 + l3) % 2 == 0:
             return gaunt_coefficient(l1, l2, l3)
         dims = (2 * l1 + 1) * (2 * l2 + 1) * (2 * l3 + 1)
         return math.sqrt(dims / (2 * math.pi)) * abs(standard_3j(l1, l2, l3, 1, -1))
-
-    def couple(self, x1: Stacks, x2: Stacks) -> Stacks:
-        z = self.kernel(_joined(x1), _joined(x2))
-        natural, pseudo = z.split(self.sectors.dims, dim=1)
-        return (
-            natural if self.sectors.natural else None,
-            pseudo if self.sectors.pseudo else None,
-        )
-
-
-def _joined(stacks: Stacks) -> Float[Tensor, "rows lm channels"]:
-    parts = [part for part in stacks if part is not None]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _smallest_grid(degree: int) -> SphereGrid:
