@@ -11,7 +11,7 @@ def partial_gradients(
     function: Callable[..., Any],
     tensors: Sequence[Tensor | None],
     needed: Sequence[bool],
-    grads: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
     r"""Partial derivatives of a function, differentiable: what a ``backward`` has to return.
 

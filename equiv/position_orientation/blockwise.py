@@ -115,9 +115,9 @@ class _Gradients(Function):
             with torch.enable_grad():
                 given = [t.detach().requires_grad_() for t in (g[here], x[here], *weights)]
                 u = [*(t[here] for t in of_rows), *of_weights]
-                first = _first(function, needed, *given, create_graph=True)
+                found = _first(function, needed, *given, create_graph=True)
                 by_g[here], by_x[here], *parts = torch.autograd.grad(
-                    first, given, u, materialize_grads=True
+                    found, given, u, materialize_grads=True
                 )
             for total, part in zip(sums, parts, strict=True):
                 total += part
