@@ -10,6 +10,7 @@ from equiv.message_passing.rank_one import (
 )
 from equiv.message_passing.reference import convolution_reference
 from equiv.message_passing.so2 import SO2Convolution
+from equiv.message_passing.thinned_convolution import ThinnedConvolution
 
 __all__ = [
     "CONVOLUTIONS",
@@ -18,6 +19,7 @@ __all__ = [
     "MatrixConvolution",
     "RankOneConvolution",
     "SO2Convolution",
+    "ThinnedConvolution",
     "VectorSignalConvolution",
     "convolution_reference",
 ]

@@ -163,6 +163,29 @@ class LongRangeModel(Model):
         """Tell the short-range model."""
         self.local.advance(step)
 
+    @property
+    def stage(self) -> int:
+        """That of the short-range model."""
+        return self.local.stage
+
+    @property
+    def kept_paths(self) -> Mapping[str, tuple[int, int]]:
+        """Those of the short-range model."""
+        return self.local.kept_paths
+
+    def compact(self) -> "LongRangeModel":
+        """The same with a compact short-range model; itself if that drops nothing."""
+        local = self.local.compact()
+        if local is self.local:
+            return self
+        name, settings = self.recipe["architecture"], self.settings
+        other = LongRangeModel(name, long_range=settings, **local.recipe)
+        other = other.to(device=self.device, dtype=self.dtype)
+        kept = {k: x for k, x in self.state_dict().items() if not k.startswith("local.")}
+        other.load_state_dict(kept | {f"local.{k}": x for k, x in local.state_dict().items()})
+        other.card = dict(self.card)
+        return other.train(self.training)
+
     def predict_energy(
         self,
         batch: Any,

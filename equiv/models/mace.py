@@ -12,14 +12,17 @@ from equiv.choices import choose
 from equiv.graph.blocks import NeighborBlocks
 from equiv.graph.layout import Layout
 from equiv.message_passing.choice import CONVOLUTIONS
+from equiv.message_passing.thinned_convolution import ThinnedConvolution
 from equiv.models.arguments import checked_elements, require
 from equiv.models.block_model import BlockModel
 from equiv.nn.cutoff import PolynomialCutoff
 from equiv.nn.linear import ElementLinear, SphericalLinear
 from equiv.nn.mlp import RadialMLP
+from equiv.nn.path_gate import check_sparsity
 from equiv.nn.radial import RADIAL_BASES, BesselBasis
 from equiv.nn.readout import LinearReadout, NonlinearReadout
 from equiv.nn.reference_energies import ReferenceEnergies
+from equiv.nn.sparsity_schedule import SparsitySchedule
 from equiv.nn.zbl import ZBL
 from equiv.so3 import num_symmetric_couplings, spherical_harmonics
 from equiv.tensor_products.many_body_choice import MANY_BODY_PRODUCTS
@@ -70,6 +73,14 @@ class MACE(BlockModel):
         frequencies: of the Bessel functions in 1/Angstrom, where a model from elsewhere holds
             rounded ones.
         zbl: add the :class:`equiv.nn.ZBL` repulsion, so that atoms cannot collapse into each other.
+        sparsity: share of the paths of each Clebsch-Gordan convolution that a gate drops
+            (:class:`equiv.message_passing.ThinnedConvolution`); 0 for all. Many-body products keep
+            theirs: their weights are summed up into one polynomial, whatever their number.
+        budget: of the paths, ``"paths"`` or ``"flops"``.
+        random_until: optimizer step at which the random phase of the gates ends.
+        fixed_from: optimizer step at which they are fixed.
+        gate_seed: of the random phase.
+        selected: of an exported model (:meth:`compact`), the paths that each layer has.
 
     Raises:
         EquivError: an argument is out of range or an element has no reference energy.
@@ -100,6 +111,12 @@ class MACE(BlockModel):
         residual_first: bool = False,
         frequencies: Sequence[float] | None = None,
         zbl: bool = False,
+        sparsity: float = 0.0,
+        budget: str = "paths",
+        random_until: int = 0,
+        fixed_from: int = 0,
+        gate_seed: int = 0,
+        selected: Sequence[Sequence[int]] | None = None,
     ) -> None:
         numbers, symbols = checked_elements("MACE", elements, reference_energies)
         _require(cutoff > 0, "cutoff", "a positive radius in Angstrom", cutoff)
@@ -119,6 +136,14 @@ class MACE(BlockModel):
             "num_radial": num_radial,
         }.items():
             _require(value >= 1, key, "at least 1", value)
+        check_sparsity(sparsity)
+        sparse = bool(sparsity) or selected is not None
+        _require(
+            not sparse or product == "clebsch_gordan", "sparsity", "0 for this product", sparsity
+        )
+        _require(
+            selected is None or len(selected) == layers, "selected", "paths of each layer", selected
+        )
         super().__init__(numbers, cutoff)
         self.recipe = {
             "elements": symbols,
@@ -141,6 +166,12 @@ class MACE(BlockModel):
             "residual_first": residual_first,
             "frequencies": None if frequencies is None else [float(k) for k in frequencies],
             "zbl": zbl,
+            "sparsity": float(sparsity),
+            "budget": budget,
+            "random_until": int(random_until),
+            "fixed_from": int(fixed_from),
+            "gate_seed": int(gate_seed),
+            "selected": None if selected is None else [list(map(int, s)) for s in selected],
         }
         self.edge_degree, self.scale, self.shift = edge_degree, float(scale), float(shift)
         basis = choose(RADIAL_BASES, radial_basis, "radial_basis")
@@ -164,6 +195,7 @@ class MACE(BlockModel):
                     mean_neighbors=mean_neighbors,
                     residual=residual_first or not first,
                     product=product,
+                    selected=None if selected is None else selected[t],
                 )
             )
             self.readouts.append(
@@ -171,6 +203,15 @@ class MACE(BlockModel):
                 if last and layers > 1
                 else LinearReadout(channels)
             )
+        if sparsity and selected is None:
+            for t, layer in enumerate(self.layers):
+                layer.thin(sparsity, budget=budget, seed=gate_seed, layer=t)
+        gates = [thinned.gate for thinned in self._thinned().values()]
+        self.schedule = (
+            SparsitySchedule(gates, random_until=random_until, fixed_from=fixed_from)
+            if gates
+            else None
+        )
         self.reference = ReferenceEnergies([reference_energies[s] for s in symbols])
         self.zbl = ZBL() if zbl else None
         self.register_buffer("atomic_numbers", torch.tensor(numbers), persistent=False)
@@ -196,6 +237,62 @@ class MACE(BlockModel):
     ) -> Float[Tensor, " rows"]:
         """Energies of the rows' atoms in eV and float64, reference energies included."""
         return self.row_outputs(vectors, layout)[0]
+
+    def advance(self, step: int) -> None:
+        """Tell the gates how many optimizer steps have been taken."""
+        if self.schedule is not None:
+            self.schedule.advance(step)
+
+    @property
+    def stage(self) -> int:
+        """0 random, 1 adaptive, 2 fixed; 0 without gates."""
+        return 0 if self.schedule is None else int(self.schedule.phase)
+
+    @property
+    def kept_paths(self) -> Mapping[str, tuple[int, int]]:
+        """Of the convolutions that have a gate."""
+        return {
+            f"layers.{t}.convolution": (len(thinned.gate.selection), len(thinned.gate.paths))
+            for t, thinned in self._thinned().items()
+        }
+
+    @torch.no_grad()
+    def compact(self) -> "MACE":
+        """The same model without the paths that it never computes; for prediction.
+
+        Scores of paths are folded into the weights. A model without gates is returned as it is.
+
+        Raises:
+            EquivError: the gates are not fixed yet.
+        """
+        if self.schedule is None:
+            return self
+        self.schedule.require_fixed()
+        thinned = self._thinned()
+        chosen = [
+            thinned[t].gate.selection if t in thinned else range(len(layer.convolution.paths))
+            for t, layer in enumerate(self.layers)
+        ]
+        plain = {"sparsity": 0.0, "random_until": 0, "fixed_from": 0, "selected": chosen}
+        other = MACE(**{**self.recipe, **plain}).to(device=self.device, dtype=self.dtype)
+        state = {name: x for name, x in self.state_dict().items() if name in other.state_dict()}
+        for t, part in thinned.items():
+            last = len(self.recipe["radial_hidden"])
+            name = f"layers.{t}.radial_mlp.weights.{last}"
+            factors = part.factors().repeat_interleave(part.channels)
+            state[name] = state[name][:, part.columns()] * factors
+            for l, rows in enumerate(part.rows()):
+                name = f"layers.{t}.linear.weights.{l}"
+                share = len(rows) / len(state[name])  # the map divides by the root of this number
+                state[name] = state[name][rows] * share**0.5
+        other.load_state_dict(state)
+        other.card = dict(self.card)
+        return other.train(self.training)
+
+    def _thinned(self) -> dict[int, ThinnedConvolution]:
+        """The gated convolutions by the number of their layer."""
+        found = {t: layer.thinned for t, layer in enumerate(self.layers)}
+        return {t: thinned for t, thinned in found.items() if thinned is not None}
 
     @property
     def invariant_channels(self) -> int:
@@ -254,13 +351,16 @@ class MACELayer(nn.Module):
         mean_neighbors: float,
         residual: bool,
         product: str,
+        selected: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         convolution = choose(CONVOLUTIONS, product, "product")
         many_body = choose(MANY_BODY_PRODUCTS, product, "product")
         self.mean_neighbors, self.residual = float(mean_neighbors), residual
         self.linear_up = SphericalLinear(channels, channels, degree_in)
-        self.convolution = convolution(degree_in, edge_degree, edge_degree, channels)
+        given = {} if selected is None else {"selected": selected}
+        self.convolution = convolution(degree_in, edge_degree, edge_degree, channels, **given)
+        self.thinned: ThinnedConvolution | None = None
         self.radial_mlp = RadialMLP([*radial_widths, self.convolution.weight_numel])
         self.linear = SphericalLinear(self.convolution.channels_out(), channels, edge_degree)
         self.skip = ElementLinear(
@@ -283,10 +383,8 @@ class MACELayer(nn.Module):
         counts: Sequence[int],
     ) -> Float[Tensor, "rows lm_out channels"]:
         """New features of atoms sorted by element, ``counts`` atoms of each."""
-        messages = self.convolution(
-            self.linear_up(features), harmonics, self.radial_mlp(radial), neighbors
-        )
-        density = self.linear(messages) / self.mean_neighbors
+        mixed = self._mixed(self.linear_up(features), harmonics, radial, neighbors)
+        density = mixed / self.mean_neighbors
         if not self.residual:
             return self.linear_product(self.product(self.skip(density, counts), counts))
         kept = features[:, : (self.skip.degree + 1) ** 2]
@@ -294,3 +392,18 @@ class MACELayer(nn.Module):
         return out + nn.functional.pad(
             self.skip(kept, counts), (0, 0, 0, out.shape[1] - kept.shape[1])
         )
+
+    def thin(self, sparsity: float, *, budget: str, seed: int, layer: int) -> None:
+        """Give the convolution a gate, if it has paths to choose from."""
+        paths = self.convolution.paths
+        if len({path[-1] for path in paths}) < len(paths):
+            options: Any = {"budget": budget, "seed": seed, "layer": layer}
+            self.thinned = ThinnedConvolution(self.convolution, sparsity, **options)
+
+    def _mixed(
+        self, sent: Tensor, harmonics: Tensor, radial: Tensor, neighbors: NeighborBlocks
+    ) -> Tensor:
+        if self.thinned is not None:
+            maps = self.convolution, self.radial_mlp, self.linear
+            return self.thinned(*maps, sent, harmonics, radial, neighbors)
+        return self.linear(self.convolution(sent, harmonics, self.radial_mlp(radial), neighbors))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -41,14 +41,20 @@ class SphericalLinear(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "atoms lm channels_in"] | Sequence[Float[Tensor, "atoms m channels_in"]],
+        inputs: Sequence[Int[Tensor, " channels_in"]] | None = None,
     ) -> Float[Tensor, "atoms lm channels_out"]:
-        """Map a spherical tensor, or the list of its degrees where they differ in channels."""
+        """Map a spherical tensor, or the list of its degrees where they differ in channels.
+
+        Args:
+            x: the tensor, or its degrees.
+            inputs: the input channels that are there, degree by degree; the others count as zero.
+                By default all are.
+        """
         parts = x.split(degree_sizes(self.degree), dim=1) if isinstance(x, Tensor) else x
-        mixed = [
-            part @ (weight / math.sqrt(weight.shape[0]))
-            for part, weight in zip(parts, self.weights, strict=True)
-        ]
-        return torch.cat(mixed, dim=1)
+        scaled = [weight / math.sqrt(weight.shape[0]) for weight in self.weights]
+        if inputs is not None:
+            scaled = [w.index_select(0, rows) for w, rows in zip(scaled, inputs, strict=True)]
+        return torch.cat([part @ w for part, w in zip(parts, scaled, strict=True)], dim=1)
 
     def extra_repr(self) -> str:
         return ", ".join(f"l={l}: {w.shape[0]} -> {w.shape[1]}" for l, w in enumerate(self.weights))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 SILU_GAIN = 1.6765324703310911
@@ -34,9 +34,13 @@ class RadialMLP(nn.Module):
             for n_in, n_out in zip(self.widths, self.widths[1:], strict=False)
         )
 
-    def forward(self, x: Float[Tensor, "*edges n_in"]) -> Float[Tensor, "*edges n_out"]:
-        """Output features per edge."""
+    def forward(
+        self, x: Float[Tensor, "*edges n_in"], outputs: Int[Tensor, " n_out"] | None = None
+    ) -> Float[Tensor, "*edges n_out"]:
+        """Output features per edge; all of them, or those with these numbers."""
         *hidden, last = self.weights
+        if outputs is not None:
+            last = last.index_select(1, outputs)
         for weight in hidden:
             x = nn.functional.silu(x @ (weight / math.sqrt(weight.shape[0]))) * SILU_GAIN
         return x @ (last / math.sqrt(last.shape[0]))

@@ -68,5 +68,18 @@ class SparsitySchedule(nn.Module):
         for gate in self.gates:
             gate.update(phase, step)
 
+    def require_fixed(self) -> None:
+        """Make sure that nothing will change any more.
+
+        Raises:
+            EquivError: it may.
+        """
+        if self.phase != Phase.FIXED:
+            phase = self.phase.name.lower()
+            raise EquivError(
+                f"this model cannot be made compact: its gates are still {phase}; train it to step "
+                f"{self.fixed_from} first, where they are fixed"
+            )
+
     def extra_repr(self) -> str:
         return f"random until {self.random_until}, fixed from {self.fixed_from}"

@@ -25,6 +25,7 @@ from equiv.models import AbstractModel, build_model
 from equiv.train.automatic import automatic_epochs
 from equiv.train.console import RunConsole
 from equiv.train.device import choose_device
+from equiv.train.phases import settled_phases
 from equiv.train.recipe_potential import PotentialRecipe
 from equiv.train.sampler import automatic_edge_budget
 from equiv.train.start import header_of, load_weights
@@ -262,6 +263,11 @@ def settle(
     budget = automatic_edge_budget(num_edges, train.batch_size)
     choose("train", "batch_edges", budget, f"{budget}, and at most {train.batch_size} structures")
     changes["train"] |= automatic_epochs(train, len(num_edges), console)
+    known = train.model_copy(update=changes["train"])
+    for name, step in settled_phases(model, known, len(num_edges)).items():
+        changes["model"][name] = step if model.sparsity else 0
+        if model.sparsity:
+            console.fact("auto", f"model.{name} = {step}")
     model = model.model_copy(update=changes["model"])
     elements = sorted(split.dataset.elements)
     energies = {chemical_symbols[z]: float(reference.values[z]) for z in elements}

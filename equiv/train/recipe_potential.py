@@ -111,9 +111,36 @@ class MACERecipe(PotentialModelRecipe):
         description="tensor product of the convolution and of the product basis",
     )
     zbl: bool = Field(default=False, description="add the ZBL repulsion at short range")
+    sparsity: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the paths of each convolution that a gate drops; 0: none",
+    )
+    budget: Literal["paths", "flops"] = Field(
+        default="paths", description="what `sparsity` is a share of: paths, or multiply-adds"
+    )
+    random_until: Literal["auto"] | int = Field(
+        default="auto",
+        description="optimizer step at which the gates stop to be random; auto: 2 % of all",
+    )
+    fixed_from: Literal["auto"] | int = Field(
+        default="auto",
+        description="optimizer step from which the gates are fixed; auto: 5 % of all",
+    )
+    gate_seed: int = Field(default=0, ge=0, description="seed of the random phase of the gates")
     long_range: LongRangeRecipe | None = Field(
         default=None, description="electrostatics (and dispersion) beyond the cutoff"
     )
+
+    @model_validator(mode="after")
+    def _gates_have_paths(self) -> "MACERecipe":
+        if self.sparsity and self.product != "clebsch_gordan":
+            raise ValueError(
+                f"sparsity ({self.sparsity:g}) needs the paths of product: clebsch_gordan; "
+                f"{self.product} has none to drop"
+            )
+        return self
 
     @model_validator(mode="after")
     def _features_come_from_edges(self) -> "MACERecipe":
@@ -126,9 +153,11 @@ class MACERecipe(PotentialModelRecipe):
 
     def summary(self) -> str:
         """Size, degrees, order, reach."""
+        sparse = f", k={self.sparsity:g}" if self.sparsity else ""
         return (
             f"{self.layers} layers of {self.channels} channels, l <= {self.hidden_degree} "
             f"(edges {self.edge_degree}), order {self.correlation}, cutoff {self.cutoff:g} A"
+            f"{sparse}"
         )
 
 

@@ -237,10 +237,12 @@ def test_the_defaults_of_the_recipe_are_those_of_the_constructor():
     import inspect
 
     measured = {"elements", "reference_energies", "mean_neighbors", "scale", "shift"}
+    measured |= {"random_until", "fixed_from"}  # a share of the steps
     constructor = inspect.signature(MACE.__init__).parameters
     fields = MACERecipe.model_fields
     beside = {"name", "long_range"}  # chosen before the constructor is called
-    converted = {"residual_first", "frequencies"}  # what only models from elsewhere have
+    # What only models from elsewhere and exported ones have.
+    converted = {"residual_first", "frequencies", "selected"}
     given = set(constructor) - {"self", "elements", "reference_energies"} - converted
     assert set(fields) - beside == given
     for name in set(fields) - measured - beside - {"cutoff"}:

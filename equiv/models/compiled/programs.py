@@ -79,6 +79,8 @@ class Programs:
                 f"a {type(self.model).__name__} does not keep integers and arithmetic apart, as "
                 "equiv.models.block_model.BlockModel does"
             )
+        elif self.model.kept_paths:
+            reason = "sparse gates choose what it computes; export it first (`equiv export`)"
         else:
             reason = missing_compiler()
         if reason is not None:
