@@ -1,6 +1,7 @@
 """How potentials and forces change with charges and positions: products of second derivatives."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,7 @@ def changes_by_gradient(
     """How potentials and forces of an energy change with ``moves`` of charges and positions."""
     with torch.enable_grad():
         x, q = system.positions.detach().requires_grad_(), system.charges.detach().requires_grad_()
-        total = energy(PointCharges(x, q, system.cell.detach(), system.pbc, system.batch)).sum()
+        total = energy(replace(system, positions=x, charges=q, cell=system.cell.detach())).sum()
         if not total.requires_grad:  # no charge has another to act on
             return torch.zeros_like(moves)
         phi, gradient = torch.autograd.grad(total, (q, x), create_graph=True)

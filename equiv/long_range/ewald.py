@@ -1,6 +1,7 @@
 """The sum of Ewald, written out: the reference for periodic systems."""
 
 import math
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -73,7 +74,7 @@ class EwaldSum(LongRangePotential):
         cutoff, k_max = decay / alpha, 2 * alpha * decay
 
         q, x = system.charges.double(), system.positions.double()
-        system = PointCharges(x, q, cell[None], system.pbc, system.batch)
+        system = replace(system, positions=x, charges=q, cell=cell[None])
         pairs = Pairs.search(system, cutoff)
         energy = pair_energies(ScreenedCoulomb(alpha), system, pairs)
 

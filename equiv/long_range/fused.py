@@ -1,10 +1,11 @@
 """Potentials with a fast first gradient that stay differentiable to any order."""
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from equiv.long_range.changes import changes_by_gradient
@@ -17,8 +18,8 @@ from equiv.partial import partial_gradients
 class FusedPotential(LongRangePotential):
     """A potential that computes energy and gradients together, chunk by chunk, in little memory.
 
-    That is what ``forward`` calls, and a first gradient is there already when it is asked for. The
-    gradient of a loss of forces or potentials needs one product with the second derivatives,
+    That is what :meth:`forward` calls, and a first gradient is there already when it is asked for.
+    The gradient of a loss of forces or potentials needs one product with the second derivatives,
     :meth:`changes`. What goes beyond (gradients with respect to a cell that are differentiated
     again, third derivatives) goes through :meth:`energy`, an ordinary graph of tensor operations.
     """
@@ -33,42 +34,18 @@ class FusedPotential(LongRangePotential):
         """How potentials and forces change with changes of charges and positions; no graph."""
         return changes_by_gradient(lambda s: self.energy(s, pairs), system, moves)
 
-    def forward(
-        self,
-        positions: Float[Tensor, "atoms 3"],
-        charges: Float[Tensor, " atoms"],
-        cell: Float[Tensor, "graphs 3 3"] | None = None,
-        pbc: Bool[Tensor, "graphs 3"] | None = None,
-        batch: Int[Tensor, " atoms"] | None = None,
-        pairs: Pairs | None = None,
-    ) -> Float[Tensor, " graphs"]:
-        """Energy of each structure, eV, float64; differentiable to any order in all tensors."""
-        s = PointCharges.checked(positions, charges, cell, pbc, batch)
+    def energies(self, system: PointCharges, pairs: Pairs | None) -> Float[Tensor, " graphs"]:
+        s = system
         return cast(Tensor, _Energy.apply(s.positions, s.charges, s.cell, s, self, pairs))
 
-    def potentials(
-        self,
-        positions: Float[Tensor, "atoms 3"],
-        charges: Float[Tensor, " atoms"],
-        cell: Float[Tensor, "graphs 3 3"] | None = None,
-        pbc: Bool[Tensor, "graphs 3"] | None = None,
-        batch: Int[Tensor, " atoms"] | None = None,
-        pairs: Pairs | None = None,
-    ) -> Float[Tensor, " atoms"]:
-        r"""Potential at each atom, V: a symmetric linear map of the charges, differentiable."""
-        system = PointCharges.checked(positions, charges, cell, pbc, batch)
-        tensors = (system.positions, system.charges, system.cell)
-        if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
-            return self.sums(system.detached(), pairs, strain=False).potentials
-        if not system.cell.requires_grad:
-            known = self.sums(system.detached(), pairs, strain=False)
-            return _Sums.apply(system.positions, system.charges, system, self, pairs, known)[0]
-        q = charges if charges.requires_grad else charges.detach().requires_grad_()
-        system = PointCharges(system.positions, q, system.cell, system.pbc, system.batch)
-        energy = self.energy(system, pairs).sum()
-        if not energy.requires_grad:  # no charge has another to act on
-            return torch.zeros_like(q)
-        return torch.autograd.grad(energy, q, create_graph=True)[0]
+    def potentials_of(self, system: PointCharges, pairs: Pairs | None) -> Float[Tensor, " atoms"]:
+        wants_graph = torch.is_grad_enabled() and system.requires_grad
+        if wants_graph and system.cell.requires_grad:
+            return super().potentials_of(system, pairs)
+        known = self.sums(system.detached(), pairs, strain=False)
+        if not wants_graph:
+            return known.potentials
+        return _Sums.apply(system.positions, system.charges, system, self, pairs, known)[0]
 
     def electrostatics(self, system: PointCharges, pairs: Pairs | None) -> Electrostatics:
         strain = any(map(all, system.periodic))
@@ -99,7 +76,7 @@ class _Energy(torch.autograd.Function):
         if torch.is_grad_enabled() and not ctx.needs_input_grad[2]:
             zero = virials.new_zeros(())
             known = PairSums(potentials, forces, forces, zero)
-            again = PointCharges(x, q, cell, system.pbc, system.batch)
+            again = replace(system, positions=x, charges=q, cell=cell)
             phi, force = _Sums.apply(x, q, again, ctx.potential, ctx.pairs, known)
             scale = grad.index_select(0, system.batch)
             on_positions = -scale.to(x.dtype)[:, None] * force.to(x.dtype)
@@ -107,7 +84,7 @@ class _Energy(torch.autograd.Function):
         if torch.is_grad_enabled():
 
             def energy(x: Tensor, q: Tensor, cell: Tensor) -> Tensor:
-                again = PointCharges(x, q, cell, system.pbc, system.batch)
+                again = replace(system, positions=x, charges=q, cell=cell)
                 return ctx.potential.energy(again, ctx.pairs)
 
             out = partial_gradients(energy, (x, q, cell), ctx.needs_input_grad[:3], grads)
@@ -153,7 +130,7 @@ class _Sums(torch.autograd.Function):
             def sums(x: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
                 for tensor in (x, q):
                     tensor.requires_grad_()
-                again = PointCharges(x, q, system.cell, system.pbc, system.batch)
+                again = replace(system, positions=x, charges=q)
                 energy = ctx.potential.energy(again, ctx.pairs).sum()
                 phi, gradient = torch.autograd.grad(
                     energy, (q, x), create_graph=True, materialize_grads=True

@@ -1,6 +1,7 @@
 """The long-range part in slabs and wires: waves along some axes, nested bases along the others."""
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -63,7 +64,7 @@ class MixedBoxes:
         with torch.enable_grad():
             c.requires_grad_()
             held = q.detach().requires_grad_()
-            frozen = PointCharges(system.positions, held, system.cell, system.pbc, system.batch)
+            frozen = replace(system, charges=held)
             energy = self._energy(c, bases, frozen)
             product, own = torch.autograd.grad(energy, (c, held), materialize_grads=True)
         with torch.no_grad():

@@ -84,6 +84,11 @@ class PointCharges:
     def num_graphs(self) -> int:
         return len(self.cell)
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a result would be differentiable."""
+        return any(t.requires_grad for t in (self.positions, self.charges, self.cell))
+
     @cached_property
     def counts(self) -> list[int]:
         """Atoms of each structure."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -73,7 +73,7 @@ class LongRangePotential(nn.Module, ABC):
         pairs: Pairs | None = None,
     ) -> Float[Tensor, " graphs"]:
         """Energy of each structure, eV, float64; differentiable to any order in all tensors."""
-        return self.energy(PointCharges.checked(positions, charges, cell, pbc, batch), pairs)
+        return self.energies(PointCharges.checked(positions, charges, cell, pbc, batch), pairs)
 
     def potentials(
         self,
@@ -85,15 +85,7 @@ class LongRangePotential(nn.Module, ABC):
         pairs: Pairs | None = None,
     ) -> Float[Tensor, " atoms"]:
         r"""Potential at each atom, V: a symmetric linear map of the charges, differentiable."""
-        tensors = (positions, charges, cell)
-        wants_graph = torch.is_grad_enabled() and any(
-            tensor is not None and tensor.requires_grad for tensor in tensors
-        )
-        with torch.enable_grad():
-            q = charges if charges.requires_grad else charges.detach().requires_grad_()
-            energy = self(positions, q, cell, pbc, batch, pairs).sum()
-            (potentials,) = torch.autograd.grad(energy, q, create_graph=wants_graph)
-        return potentials
+        return self.potentials_of(PointCharges.checked(positions, charges, cell, pbc, batch), pairs)
 
     def evaluate(
         self,
@@ -110,7 +102,22 @@ class LongRangePotential(nn.Module, ABC):
 
     @abstractmethod
     def energy(self, system: PointCharges, pairs: Pairs | None) -> Float[Tensor, " graphs"]:
-        """See :meth:`forward`."""
+        """See :meth:`forward`; in operations that torch can differentiate."""
+
+    def energies(self, system: PointCharges, pairs: Pairs | None) -> Float[Tensor, " graphs"]:
+        """See :meth:`forward`; in the fastest way."""
+        return self.energy(system, pairs)
+
+    def potentials_of(self, system: PointCharges, pairs: Pairs | None) -> Float[Tensor, " atoms"]:
+        """See :meth:`potentials`; here by automatic differentiation."""
+        charges = system.charges
+        wants_graph = torch.is_grad_enabled() and system.requires_grad
+        with torch.enable_grad():
+            q = charges if charges.requires_grad else charges.detach().requires_grad_()
+            energy = self.energy(replace(system, charges=q), pairs).sum()
+            if not energy.requires_grad:  # no charge has another to act on
+                return torch.zeros_like(q)
+            return torch.autograd.grad(energy, q, create_graph=wants_graph)[0]
 
     def electrostatics(self, system: PointCharges, pairs: Pairs | None) -> Electrostatics:
         """See :meth:`evaluate`; here by automatic differentiation."""
@@ -140,7 +147,7 @@ def sums_by_gradient(
             else:
                 local = symmetric.index_select(0, system.batch)
                 moved = positions + torch.einsum("ax,axy->ay", positions, local)
-        total = energy(PointCharges(moved, charges, cell, system.pbc, system.batch)).sum()
+        total = energy(replace(system, positions=moved, charges=charges, cell=cell)).sum()
         uncharged = bool((system.charges == 0).any())
         potentials, gradients, virials = torch.autograd.grad(
             total,
