@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.sphnet WATER.npz ETHANOL.npz
         [--official CHECKOUT] [--channels 128] [--repeats 5]
         [--train 60] [--sets water ethanol] [--variants dense k=0.7 ...]
-        [--only steps layer errors distance]
+        [--runs ethanol=FOLDER ...] [--only steps layer errors distance]
 
 Steps: forward, loss, backward and AdamW on the same batch, one thread, interleaved, medians; of
 ours dense and with a share k of paths and pairs dropped (gates fixed, as in 95 % of a training),
@@ -11,8 +11,9 @@ of the same network with the paper's SO(3) features and every pair (what QHNet c
 size), and of the authors' code if a checkout of github.com/microsoft/SPHNet is given. Layer: one
 pair layer forward and backward. Memory: what a step keeps for its backward pass. Errors: every
 variant trained on 500 molecules of water and on 240 of ethanol for the same processor time; each
-training is stored when it is done, so they can be made one at a time (--sets, --variants). SCF:
-what results/scf_starts.json says of the trained models in models/. Writes results/sphnet.json and
+training is stored when it is done, so they can be made one at a time (--sets, --variants). Runs:
+errors of finished runs of `equiv train`, whose folders are given. SCF: what
+results/scf_starts.json says of the trained models in models/. Writes results/sphnet.json and
 results/sphnet.png.
 """
 
@@ -31,6 +32,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -354,7 +356,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     if sets:
         axes[0].legend(fontsize=8)
     found = results.get("errors", [])
-    axes[1].set_visible(bool(found))
+    axes[1].set_visible(bool(found or results.get("runs")))
     for n, name in enumerate(COURSES):
         mine = [row for row in found if row["data"] == name]
         gated = sorted((r["k"], r["h_mae_uEh"]) for r in mine if "QHNet" not in r["model"])
@@ -366,7 +368,19 @@ def plot(results: dict[str, Any], path: Path) -> None:
             if "QHNet" in row["model"]:
                 label = f"{name}, QHNet-style (dense)"
                 axes[1].plot(0, row["h_mae_uEh"], "s", mfc="none", color=f"C{n}", label=label)
-    if found:
+    runs = results.get("runs", [])
+    for n, name in enumerate(COURSES):
+        mine = [row for row in runs if row["data"] == name]
+        for marker, style in (("o", False), ("s", True)):
+            points = [(r["k"], r["h_mae_uEh"]) for r in mine if ("QHNet" in r["model"]) == style]
+            if points:
+                kind = "QHNet-style" if style else "SPHNet"
+                label = f"{name}, {kind}, {mine[0]['minutes']:.0f} min"
+                axes[1].plot(
+                    *zip(*points, strict=True), marker, ms=9, mfc="none", color=f"C{n + 2}",
+                    label=label,
+                )  # fmt: skip
+    if found or runs:
         axes[1].set(xlabel="sparsity k", ylabel="H MAE (µEh)", title="equal processor time")
         axes[1].set_yscale("log")
         axes[1].legend(fontsize=8)
@@ -379,6 +393,31 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axes[2].legend(fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def finished_run(name: str, folder: Path) -> dict[str, Any]:
+    """Test errors of a run of ``equiv train``, from what it left in its folder."""
+    found = json.loads((folder / "metrics.json").read_text())
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    section, test = recipe["model"], found["splits"]["test"]
+    k = section["sparsity"]
+    variant = f"k={k:g}" if k else "dense"
+    if section["parity"] == "so3":
+        variant = "QHNet-style (dense, SO(3))"
+    last = (folder / "log.csv").read_text().splitlines()
+    step, seconds = (last[0].split(",").index(column) for column in ("step", "time_s"))
+    cells = last[-1].split(",")
+    return {
+        "data": name,
+        "model": f"equiv {variant}",
+        "k": k,
+        "channels": section["channels"],
+        "minutes": round(float(cells[seconds]) / 60, 1),
+        "steps": int(cells[step]),
+        "h_mae_uEh": 1e6 * test["hamiltonian"]["mae"],
+        "eps_mae_uEh": 1e6 * test["occupied"]["mae"],
+        "gap_mae_uEh": 1e6 * test["gap"]["mae"],
+    }
 
 
 def scf_columns(results: dict[str, Any]) -> None:
@@ -423,6 +462,7 @@ def main() -> None:
     parser.add_argument("--train", type=float, default=60.0, help="CPU seconds of each training")
     parser.add_argument("--sets", nargs="+", choices=list(COURSES), default=list(COURSES))
     parser.add_argument("--variants", nargs="+", choices=list(OURS), default=list(OURS))
+    parser.add_argument("--runs", nargs="*", default=[], metavar="SET=FOLDER")
     parser.add_argument("--only", choices=PARTS, nargs="*", default=PARTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -449,6 +489,11 @@ def main() -> None:
                 print(row, flush=True)
                 others = [r for r in store().get("errors", []) if not same(r, row)]
                 store(errors=[*others, row])
+    for text in args.runs:
+        name, _, folder = text.partition("=")
+        row = finished_run(name, Path(folder))
+        others = [r for r in store().get("runs", []) if not same(r, row)]
+        store(runs=[*others, row])
     if "distance" in args.only:
         store(kept_by_distance=kept_by_distance(args.ethanol, 16))
     results = store()
@@ -456,6 +501,7 @@ def main() -> None:
         "pair_layer": "pair layer, forward and backward, 10 ethanol molecules",
         "rows": "training step",
         "errors": "errors after equal processor time",
+        "runs": "errors of finished runs",
     }
     for key, title in titles.items():
         show(title, results.get(key, []))
