@@ -13,8 +13,20 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equiv.graph.blocks import neighbor_blocks
+from equiv.hamiltonian import BlockLayout, OrbitalBasis
+from equiv.hamiltonian.coupling_paths import PathProduct
 from equiv.hamiltonian.degrees import Degrees
-from equiv.hamiltonian.irrep_layers import IrrepLinear
+from equiv.hamiltonian.irrep_layers import Dense, IrrepLinear, NormGate
+from equiv.hamiltonian.node_layers import PairGeometry as AtomPairs
+from equiv.hamiltonian.node_layers import (
+    SphericalEmbedding,
+    SphericalInteraction,
+    VectorialInteraction,
+)
+from equiv.hamiltonian.pair_layers import DiagonalLayer, DirectPairFeatures, PairLayer
+from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights
+from equiv.hamiltonian.radial import ExponentialBernstein
+from equiv.hamiltonian.readout import BlockReadout
 from equiv.long_range import ChebyshevTucker, EwaldSum
 from equiv.long_range.charges import (
     EquilibratedCharges,
@@ -38,6 +50,7 @@ from equiv.message_passing.rank_one import (
     VectorSignalConvolution,
 )
 from equiv.message_passing.so2 import SO2Convolution
+from equiv.message_passing.thinned_convolution import ThinnedConvolution
 from equiv.models import (
     MACE,
     Forecaster,
@@ -59,7 +72,11 @@ from equiv.models.ponita_layer import (
     SphereSampling,
     TensorProducts,
 )
-from equiv.models.ponita_networks import BandLimitedNetwork, ConvNeXtNetwork
+from equiv.models.ponita_networks import (
+    BandLimitedNetwork,
+    BandLimitedQuantities,
+    ConvNeXtNetwork,
+)
 from equiv.models.variant_mace import VariantLayer
 from equiv.nn.activated_readout import ActivatedReadout, DeepReadout
 from equiv.nn.cutoff import PolynomialCutoff
@@ -68,6 +85,7 @@ from equiv.nn.gate import Gate
 from equiv.nn.linear import ElementLinear, SphericalLinear
 from equiv.nn.mlp import RadialMLP
 from equiv.nn.pair_mlp import ElementPairMLP
+from equiv.nn.path_gate import Phase
 from equiv.nn.radial import BesselBasis, ChebyshevBasis
 from equiv.nn.radial_functions import BesselFunctions, ChebyshevFunctions, GaussianFunctions
 from equiv.nn.readout import LinearReadout, NonlinearReadout
@@ -141,6 +159,7 @@ class Layer:
             first axis do not see each other; ``None`` if they do.
         compiles: whether ``torch.compile(fullgraph=True)`` is tried.
         also_stores: what is in the state dict besides weights.
+        step: of finite differences; smaller for norms, which bend sharply where they are small.
     """
 
     name: str
@@ -153,6 +172,7 @@ class Layer:
     groups: Sequence[int] | None = None
     compiles: bool = True
     also_stores: Sequence[str] = ()
+    step: float = 2e-3
 
     def made(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
         """The layer with seeded weights; the global random state is left alone."""
@@ -238,6 +258,10 @@ def crystal_sums(layer: nn.Module, x: Tensor, q: Tensor, cell: Tensor) -> list[T
 
 def normal(*shape: int) -> Callable[[torch.Generator], list[Tensor]]:
     return lambda g: [torch.randn(*shape, generator=g, dtype=torch.float64)]
+
+
+def normal_each(*shapes: tuple[int, ...]) -> Callable[[torch.Generator], list[Tensor]]:
+    return lambda g: [torch.randn(*shape, generator=g, dtype=torch.float64) for shape in shapes]
 
 
 def distances(g: torch.Generator) -> list[Tensor]:
@@ -419,12 +443,11 @@ def many_body(
     )
 
 
-def mace_layer(*, residual: bool, degree_out: int) -> Layer:
+def mace_layer(*, residual: bool, degree_out: int, thinned: bool = False) -> Layer:
     l_in = 1 if residual else 0
-    return Layer(
-        f"MACELayer{', residual' if residual else ''} -> {degree_out}",
-        MACELayer,
-        lambda: MACELayer(
+
+    def build() -> MACELayer:
+        layer = MACELayer(
             degree_in=l_in,
             degree_out=degree_out,
             edge_degree=2,
@@ -435,11 +458,23 @@ def mace_layer(*, residual: bool, degree_out: int) -> Layer:
             mean_neighbors=float(WIDTH),
             residual=residual,
             product="clebsch_gordan",
-        ),
+        )
+        if thinned:
+            layer.thin(0.4, budget="paths", seed=0, layer=0)
+            layer.thinned.gate.scores.data.add_(0.1 * torch.rand(len(layer.convolution.paths)))
+            layer.thinned.gate.update(Phase.FIXED, 0)
+        return layer
+
+    return Layer(
+        f"MACELayer{', residual' if residual else ''}{', thinned' * thinned} -> {degree_out}",
+        ThinnedConvolution if thinned else MACELayer,
+        build,
         convolution_inputs(l_in, 2, 5),
         [Spherical(l_in), harmonics(2), None],
         Spherical(degree_out),
         call=lambda layer, x, y, r: layer(x, y, r, NEIGHBORS, COUNTS),
+        compiles=not thinned,  # what is kept is state
+        also_stores=["thinned.gate.kept", "thinned.gate.phase"] * thinned,
     )
 
 
@@ -746,22 +781,199 @@ def point_cloud_call(net: nn.Module, s: Tensor, v: Tensor, vectors: Tensor) -> l
     return [out.scalars, out.vectors]
 
 
-def hamiltonian_layer(kind: type[nn.Module], *arguments: Any) -> Layer:
+NATURAL, BLOCKS = Degrees.up_to(1), Degrees((0, 1, 2), (1,))
+PAIR_FIRST, PAIR_SECOND = torch.triu_indices(ATOMS, ATOMS, offset=1)
+ORBITALS = OrbitalBasis("some", {1: (0,), 8: (0, 1)})
+WATER = BlockLayout.build(ORBITALS, torch.tensor([8, 1, 1]))
+
+
+def irreps_of(degrees: Degrees) -> list[str]:
+    return [f"1x{l}{'eo'[(l + (sign < 0)) % 2]}" for sign, l in degrees.irreps]
+
+
+def per_irrep(x: Tensor, degrees: Degrees) -> list[Tensor]:
+    """Tensors ``[rows, channels, m]`` of one irrep each."""
+    return [part.mT for part in x.split([2 * l + 1 for _, l in degrees.irreps], dim=1)]
+
+
+def hamiltonian_layer(kind: type[nn.Module], *arguments: Any, out: Degrees = NATURAL) -> Layer:
     """A layer of Hamiltonian networks that maps atoms one by one."""
     return Layer(
         f"{kind.__name__} of Hamiltonians",
         kind,
         lambda: kind(*arguments),
-        normal(ATOMS, 9, 4),
-        [Spherical(2)],
-        Spherical(2),
+        normal(ATOMS, NATURAL.dim, 4),
+        [Spherical(1)],
+        irreps_of(out),
+        call=lambda layer, x: per_irrep(layer(x), out),
         groups=[ATOMS],
         compiles=False,  # kernels of their own
+        step=5e-4,
     )
 
 
+def hamiltonian_pair_layer(
+    kind: type[nn.Module],
+    arguments: Sequence[Any],
+    shapes: Sequence[tuple[int, ...]],
+    behaviors_in: Sequence[Any],
+    call: Callable[..., Tensor | list[Tensor]],
+    behaviors_out: Any,
+) -> Layer:
+    """A layer of Hamiltonian networks that knows all pairs of atoms of a molecule.
+
+    ``call`` takes the layer, what is given in these shapes, and the pairs, whose harmonics and
+    radial functions are inputs too.
+    """
+
+    def inputs(g: torch.Generator) -> list[Tensor]:
+        pairs = len(PAIR_FIRST)
+        vectors = torch.randn(pairs, 3, generator=g, dtype=torch.float64)
+        radial = torch.rand(pairs, 3, generator=g, dtype=torch.float64)
+        given = [0.5 * torch.randn(*shape, generator=g, dtype=torch.float64) for shape in shapes]
+        return [*given, spherical_harmonics(2, vectors), radial]
+
+    def applied(layer: nn.Module, *tensors: Tensor) -> Tensor | list[Tensor]:
+        *given, y, radial = tensors
+        one = torch.zeros(len(PAIR_FIRST), dtype=torch.long)
+        pairs = AtomPairs(PAIR_FIRST, PAIR_SECOND, y, radial, one, torch.tensor([ATOMS]))
+        return call(layer, *given, pairs)
+
+    return Layer(
+        f"{kind.__name__} of Hamiltonians",
+        kind,
+        lambda: kind(*arguments),
+        inputs,
+        [*behaviors_in, harmonics(2), None],
+        behaviors_out,
+        call=applied,
+        compiles=False,
+        step=5e-4,
+    )
+
+
+def block_readout(layer: nn.Module, x: Tensor, pseudo: Tensor) -> list[Tensor]:
+    """The irreps of all blocks of three atoms, from features of atoms and of pairs."""
+    pseudo = nn.functional.pad(pseudo.mT, (0, 0, 1, 0))  # what has no scalars
+    (atoms, pairs), (atoms_p, pairs_p) = (z.split(3) for z in (x, pseudo))
+    blocks = layer((atoms, atoms_p), (pairs, pairs_p), WATER)
+    return [
+        rows[:, part.columns].unflatten(-1, (2 * part.l + 1, part.count)).mT
+        for key, rows in blocks.items()
+        for part in block_kind(key).parts
+    ]
+
+
+def block_kind(key: Any) -> Any:
+    return ORBITALS.diagonal(key) if isinstance(key, int) else ORBITALS.pair(*key)
+
+
+def block_irreps() -> list[str]:
+    keys = [*WATER.atoms, *WATER.pair_slices]
+    parts = [part for key in keys for part in block_kind(key).parts]
+    return [f"1x{part.l}{'eo'[(part.l + (part.sign < 0)) % 2]}" for part in parts]
+
+
 LAYERS = [
-    hamiltonian_layer(IrrepLinear, Degrees.up_to(2), 4),
+    hamiltonian_layer(IrrepLinear, NATURAL, 4),
+    hamiltonian_layer(NormGate, NATURAL, 4, 6),
+    hamiltonian_layer(DiagonalLayer, NATURAL, BLOCKS, 4, 6, out=BLOCKS),
+    hamiltonian_pair_layer(
+        VectorialInteraction,
+        (4, 3, 6.0),
+        [(ATOMS, 4), (ATOMS, 4, 3)],
+        [None, "1x1o"],
+        lambda layer, s, v, pairs: [
+            (out := layer(s, v.mT.contiguous(), pairs))[0],
+            out[1].mT,
+        ],
+        [None, "1x1o"],
+    ),
+    hamiltonian_pair_layer(
+        SphericalEmbedding,
+        (NATURAL, 4, 3, 6, 6.0),
+        [(ATOMS, 4)],
+        [None],
+        lambda layer, s, pairs: layer(s, pairs),
+        Spherical(1),
+    ),
+    hamiltonian_pair_layer(
+        SphericalInteraction,
+        (NATURAL, 4, 3, 6, 6.0),
+        [(ATOMS, 4, 4)],
+        [Spherical(1)],
+        lambda layer, x, pairs: layer(x, pairs),
+        Spherical(1),
+    ),
+    hamiltonian_pair_layer(
+        DirectPairFeatures,
+        (NATURAL, BLOCKS, 4, 3, 6),
+        [(ATOMS, 4)],
+        [None],
+        lambda layer, s, pairs: per_irrep(layer(s, pairs), BLOCKS)[:2],  # the others are zero
+        irreps_of(BLOCKS)[:2],
+    ),
+    hamiltonian_pair_layer(
+        PairLayer,
+        (NATURAL, BLOCKS, 4, 3, 6),
+        [(ATOMS, 4, 4)],
+        [Spherical(1)],
+        lambda layer, x, pairs: per_irrep(layer(None, x, pairs), BLOCKS),
+        irreps_of(BLOCKS),
+    ),
+    Layer(
+        "PathProduct",
+        PathProduct,
+        lambda: PathProduct(NATURAL, NATURAL, BLOCKS),
+        normal_each((5, 4, 4), (5, 4, 4), (5, 6, 4)),
+        [Spherical(1), Spherical(1), None],
+        irreps_of(BLOCKS),
+        call=lambda layer, x, y, w: per_irrep(
+            layer(x, y, w, tuple(range(len(layer.paths)))), BLOCKS
+        ),
+        groups=[5],
+        compiles=False,
+    ),
+    Layer(
+        "PairInvariants",
+        PairInvariants,
+        lambda: PairInvariants(NATURAL, 4),
+        normal(ATOMS, 4, 4),
+        [Spherical(1)],
+        None,
+        call=lambda layer, x: layer(x, PAIR_FIRST, PAIR_SECOND),
+        compiles=False,
+    ),
+    Layer(
+        "PairWeights",
+        PairWeights,
+        lambda: PairWeights(3, 5, 6, 2, 4),
+        normal_each((9, 3), (9, 5)),
+        [None, None],
+        None,
+        groups=[9],
+        compiles=False,
+    ),
+    Layer("Dense", Dense, lambda: Dense(3, 4), normal(9, 3), [None], None, groups=[9]),
+    Layer(
+        "ExponentialBernstein",
+        ExponentialBernstein,
+        lambda: ExponentialBernstein(6, 3.0),
+        distances,
+        [None],
+        None,
+        groups=[12],
+    ),
+    Layer(
+        "BlockReadout",
+        BlockReadout,
+        lambda: BlockReadout(ORBITALS, 4, 2),
+        normal_each((6, 9, 4), (6, 4, 8)),
+        [Spherical(2), "1x1e+1x2o"],
+        block_irreps(),
+        call=block_readout,
+        compiles=False,
+    ),
     Layer(
         "spherical harmonics",
         Harmonics,
@@ -1142,6 +1354,7 @@ LAYERS = [
     mace_layer(residual=False, degree_out=1),
     mace_layer(residual=True, degree_out=1),
     mace_layer(residual=True, degree_out=0),
+    mace_layer(residual=True, degree_out=1, thinned=True),
     Layer(
         "SphereSampling, there and back",
         SphereSampling,
@@ -1312,4 +1525,4 @@ MODELS: dict[str, Callable[[], Model]] = {
 # BandLimitedNetwork and ConvNeXtNetwork are all there is to a Ponita but its energies.
 MODEL_KINDS = (MACE, VariantMACE, Ponita, BandLimitedNetwork, ConvNeXtNetwork, LongRangeModel)
 # Models that are no potentials, and their own parts: their laws are in tests/models/test_<name>.py.
-OTHER_MODELS = (Forecaster, MovingKernel, Regressor, SPHNet)
+OTHER_MODELS = (BandLimitedQuantities, Forecaster, MovingKernel, Regressor, SPHNet)

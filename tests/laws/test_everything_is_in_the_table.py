@@ -6,6 +6,7 @@ import pkgutil
 
 import torch
 
+import equiv.hamiltonian
 import equiv.long_range
 import equiv.message_passing
 import equiv.models
@@ -13,9 +14,13 @@ import equiv.nn
 import equiv.position_orientation
 import equiv.tensor_products
 from equiv.constants import ExactConstants
+from equiv.hamiltonian.gates import PairGate
+from equiv.hamiltonian.pair_layers import SelectedPaths
+from equiv.hamiltonian.standardise import BlockStandardisation
 from equiv.message_passing.rank_one import RankOneConvolution
 from equiv.models import MODELS as REGISTRY
 from equiv.models import AbstractModel, Model
+from equiv.models.ponita_networks import BandLimitedLayers
 from equiv.nn.path_gate import PathGate
 from equiv.nn.sparsity_schedule import SparsitySchedule
 from equiv.position_orientation import OrientationGrid
@@ -26,6 +31,7 @@ from equiv.tensor_products import (
     SphericalTensorProduct,
     TensorProduct,
 )
+from equiv.tensor_products.odd_couplings import OddCouplingTensorProduct
 from equiv.tensor_products.pointwise import PointwiseProduct
 from equiv.tensor_products.powers import PowerProduct
 
@@ -33,8 +39,10 @@ from .table import LAYERS, MODEL_KINDS, MODELS, OTHER_MODELS
 
 # Bases that compute nothing themselves.
 BASES = {
+    BandLimitedLayers,
     ExactConstants,
     GauntTensorProduct,
+    OddCouplingTensorProduct,
     OrientationGrid,
     PathTensorProduct,
     PowerProduct,
@@ -44,10 +52,11 @@ BASES = {
     TensorProduct,
 }
 # They choose what others compute.
-CHOICES = {PathGate, SparsitySchedule}
-# Parts of products that are in the table.
-PARTS = PointwiseProduct
+CHOICES = {PairGate, PathGate, SparsitySchedule}
+# Parts of products and layers that are in the table; a map of blocks with tests of its own.
+PARTS = (BlockStandardisation, PointwiseProduct, SelectedPaths)
 PACKAGES = (
+    equiv.hamiltonian,
     equiv.long_range,
     equiv.nn,
     equiv.message_passing,

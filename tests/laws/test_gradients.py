@@ -30,7 +30,8 @@ def test_first_and_second_derivatives_by_inputs_and_weights_are_right(entry):
         weights = {f"layer.{n}": p for n, p in zip(names, parts[len(inputs) :], strict=True)}
         return functional_call(applied, weights, (parts[: len(inputs)],))
 
-    assert_gradient(function, torch.cat([t.flatten() for t in tensors]), step=2e-3, tolerance=2e-6)
+    point = torch.cat([t.flatten() for t in tensors])
+    assert_gradient(function, point, step=entry.step, tolerance=2e-6)
 
 
 @pytest.mark.parametrize("law", ["forces", "stress"])
