@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from equiv.choices import choose
 from equiv.graph.blocks import NeighborBlocks
 from equiv.graph.layout import Layout
 from equiv.message_passing.choice import CONVOLUTIONS
+from equiv.message_passing.convolution import ClebschGordanConvolution
 from equiv.message_passing.thinned_convolution import ThinnedConvolution
 from equiv.models.arguments import checked_elements, require
 from equiv.models.block_model import BlockModel
@@ -204,7 +205,7 @@ class MACE(BlockModel):
                 else LinearReadout(channels)
             )
         if sparsity and selected is None:
-            for t, layer in enumerate(self.layers):
+            for t, layer in enumerate(self._layers()):
                 layer.thin(sparsity, budget=budget, seed=gate_seed, layer=t)
         gates = [thinned.gate for thinned in self._thinned().values()]
         self.schedule = (
@@ -271,7 +272,7 @@ class MACE(BlockModel):
         thinned = self._thinned()
         chosen = [
             thinned[t].gate.selection if t in thinned else range(len(layer.convolution.paths))
-            for t, layer in enumerate(self.layers)
+            for t, layer in enumerate(self._layers())
         ]
         plain = {"sparsity": 0.0, "random_until": 0, "fixed_from": 0, "selected": chosen}
         other = MACE(**{**self.recipe, **plain}).to(device=self.device, dtype=self.dtype)
@@ -291,8 +292,11 @@ class MACE(BlockModel):
 
     def _thinned(self) -> dict[int, ThinnedConvolution]:
         """The gated convolutions by the number of their layer."""
-        found = {t: layer.thinned for t, layer in enumerate(self.layers)}
+        found = {t: layer.thinned for t, layer in enumerate(self._layers())}
         return {t: thinned for t, thinned in found.items() if thinned is not None}
+
+    def _layers(self) -> "Sequence[MACELayer]":
+        return cast("Sequence[MACELayer]", self.layers)
 
     @property
     def invariant_channels(self) -> int:
@@ -395,10 +399,12 @@ class MACELayer(nn.Module):
 
     def thin(self, sparsity: float, *, budget: str, seed: int, layer: int) -> None:
         """Give the convolution a gate, if it has paths to choose from."""
-        paths = self.convolution.paths
-        if len({path[-1] for path in paths}) < len(paths):
-            options: Any = {"budget": budget, "seed": seed, "layer": layer}
-            self.thinned = ThinnedConvolution(self.convolution, sparsity, **options)
+        convolution = self.convolution
+        assert isinstance(convolution, ClebschGordanConvolution)  # no other product gets here
+        if len({path[-1] for path in convolution.paths}) < len(convolution.paths):
+            self.thinned = ThinnedConvolution(
+                convolution, sparsity, budget=budget, seed=seed, layer=layer
+            )
 
     def _mixed(
         self, sent: Tensor, harmonics: Tensor, radial: Tensor, neighbors: NeighborBlocks

@@ -316,7 +316,7 @@ class SPHNet(AbstractModel):
         Raises:
             EquivError: the gates are not fixed yet.
         """
-        if all(layer.paths.gate is None for layer in (*self.diagonal, *self.pairs)):
+        if not any(isinstance(gate, PathGate) for gate in self.gates):
             return self
         self.schedule.require_fixed()
         stacks: dict[str, Any] = {"diagonal": self.diagonal, "pairs": self.pairs}

@@ -265,8 +265,9 @@ def settle(
     changes["train"] |= automatic_epochs(train, len(num_edges), console)
     known = train.model_copy(update=changes["train"])
     for name, step in settled_phases(model, known, len(num_edges)).items():
-        changes["model"][name] = step if model.sparsity else 0
-        if model.sparsity:
+        gated = bool(getattr(model, "sparsity", 0.0))
+        changes["model"][name] = step if gated else 0
+        if gated:
             console.fact("auto", f"model.{name} = {step}")
     model = model.model_copy(update=changes["model"])
     elements = sorted(split.dataset.elements)
