@@ -244,7 +244,7 @@ class PonitaLayer(nn.Module):
         grid: orientations, of strength :math:`3L` at least.
         degree: :math:`L`.
         degree_in: highest degree of the features, 0 or :math:`L`.
-        degree_out: highest degree of the result, 0 or :math:`L`.
+        degree_out: highest degree of the result, at most :math:`L`.
         channels: of the features.
         correlation: highest power of the features in one layer.
         product: one of :data:`PRODUCTS`.
@@ -329,7 +329,7 @@ def require_strength(grid: OrientationGrid, degree: int) -> None:
     """Raise an error if products of functions of this degree are not exact on a grid."""
     if grid.strength < 3 * degree:
         raise EquivError(
-            f"Ponita: degree = {degree} needs a grid that averages polynomials up to degree "
+            f"degree = {degree} needs a grid that averages polynomials up to degree "
             f"{3 * degree} exactly; this one has strength {grid.strength}. Take a lower degree, "
             f"at most {grid.strength // 3}, a stronger grid, or block = 'convnext'"
         )

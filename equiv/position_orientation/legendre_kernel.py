@@ -13,7 +13,6 @@ from equiv.graph.blocks import NeighborBlocks
 from equiv.nn.mlp import SILU_GAIN
 from equiv.nn.radial import BesselBasis, ChebyshevBasis
 from equiv.position_orientation.grids import OrientationGrid, zonal_polynomials
-from equiv.position_orientation.polynomial_kernel import modulation
 from equiv.position_orientation.radial import LogRadialBasis
 from equiv.position_orientation.samples import Kernel, SpatialConvolution
 from equiv.position_orientation.zonal_form import zonal_convolution
@@ -96,9 +95,7 @@ class LegendreKernel(Kernel):
         zonal = zonal_polynomials(self.l_max, cosines, grid.dim) * (self.l_max + 1) ** -0.5
         of_pairs = of_rows = None
         if self.pair_scalars + self.condition:
-            of_pairs, of_rows = modulation(
-                vectors, neighbors, pair_scalars, condition, self.pair_scalars
-            )
+            of_pairs, of_rows = self.modulating(vectors, neighbors, pair_scalars, condition)
         return LegendreSamples(zonal, self.radial(r), of_pairs, of_rows)
 
     def fiber(self, grid: OrientationGrid) -> Float[Tensor, "orientations orientations fiber_size"]:

@@ -111,10 +111,8 @@ class PolynomialKernel(Kernel):
         extra = self_extra = None
         if self.modulation is not None:
             u = self.modulation.weight
-            extra, self_extra = modulation(
-                vectors, neighbors, pair_scalars, condition, self.pair_scalars
-            )
-            extra, self_extra = extra @ u.T, self_extra @ u.T
+            of_pairs, of_rows = self.modulating(vectors, neighbors, pair_scalars, condition)
+            extra, self_extra = of_pairs @ u.T, of_rows @ u.T
         antipodes = None if grid.antipodes is None else grid.antipodes.to(vectors.device)
         if antipodes is None and neighbors.slots.shape[1] > 1:
             vectors = torch.cat([vectors, -vectors])
@@ -200,25 +198,6 @@ class PolynomialConvolution(SpatialConvolution):
     def rescale(self, factor: float) -> None:
         """Multiply the kernel by a number."""
         self.weight.weight.data *= factor
-
-
-def modulation(
-    vectors: Tensor,
-    neighbors: NeighborBlocks,
-    pair_scalars: Tensor | None,
-    condition: Tensor | None,
-    num_scalars: int,
-) -> tuple[Tensor, Tensor]:
-    """What modulates the kernel at the pairs, and in the self term of each row."""
-    of_pairs, of_rows = [], []
-    if pair_scalars is not None:
-        of_pairs.append(pair_scalars)
-    if condition is not None:
-        of_pairs.append((condition[neighbors.first] + condition[neighbors.second]) / 2)
-        of_rows.append(condition)
-    rows = 1 if condition is None else condition.shape[0]
-    of_rows.insert(0, vectors.new_zeros(rows, num_scalars))
-    return torch.cat(of_pairs, -1), torch.cat(of_rows, -1)
 
 
 def monomials(

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -90,6 +91,27 @@ class Kernel(nn.Module, ABC):
     @abstractmethod
     def fiber(self, grid: OrientationGrid) -> Float[Tensor, "orientations orientations fiber_size"]:
         """Functions of the angle between two orientations."""
+
+    def modulating(
+        self,
+        vectors: Float[Tensor, "pairs dim"],
+        neighbors: NeighborBlocks,
+        pair_scalars: Float[Tensor, "pairs scalars"] | None,
+        condition: Float[Tensor, "rows condition"] | None,
+    ) -> tuple[Float[Tensor, "pairs modulation"], Float[Tensor, "rows_or_1 modulation"]]:
+        """The numbers that modulate the kernel at the pairs, and in the self term of each row.
+
+        A pair has the mean condition of its atoms; a self term has no pair, and zeros in its place.
+        """
+        of_pairs, of_rows = [], []
+        if pair_scalars is not None:
+            of_pairs.append(pair_scalars)
+        if condition is not None:
+            of_pairs.append((condition[neighbors.first] + condition[neighbors.second]) / 2)
+            of_rows.append(condition)
+        rows = 1 if condition is None else condition.shape[0]
+        of_rows.insert(0, vectors.new_zeros(rows, self.pair_scalars))
+        return torch.cat(of_pairs, -1), torch.cat(of_rows, -1)
 
     @abstractmethod
     def convolution(self, channels: int, mean_neighbors: float) -> SpatialConvolution:

@@ -45,18 +45,29 @@ class RegressorRecipe(ModelRecipe):
         default="auto",
         description="sum or mean over atoms, or none; auto: sum for properties of structures",
     )
+    block: Literal["bandlimited", "convnext"] = Field(
+        default="bandlimited",
+        description="layers: exact under all rotations, or as published with a smooth kernel",
+    )
     grid: Literal[
         "octahedron", "icosahedron", "dodecahedron", "lebedev14", "lebedev26", "pentakis32"
     ] = Field(default="pentakis32", description="orientations")
-    degree: Count = Field(default=3, description="highest degree of the kernel")
+    degree: Count = Field(
+        default=3, description="highest degree of the kernel, and of band-limited features"
+    )
     channels: Count = Field(default=32, description="feature channels per orientation")
     layers: Count = Field(default=2, description="message-passing layers")
+    correlation: int = Field(
+        default=3, ge=1, le=4, description="highest power of the features in a band-limited layer"
+    )
     num_radial: Count = Field(default=8, description="number of radial functions")
     cutoff_power: int = Field(default=5, ge=2, description="power p of the polynomial cutoff")
     radial_hidden: list[Count] = Field(
         default=[64], description="hidden widths of the radial networks"
     )
-    widening: Count = Field(default=4, description="hidden over plain channels of a block")
+    widening: Count = Field(
+        default=4, description="hidden over plain channels of a `convnext` layer"
+    )
     mean_neighbors: Literal["auto"] | Positive = Field(
         default="auto", description="normalisation of sums over neighbours"
     )
@@ -70,8 +81,8 @@ class RegressorRecipe(ModelRecipe):
     def summary(self) -> str:
         """Kind, size, reach."""
         return (
-            f"{self.kind} ({self.collect}), {self.layers} layers of {self.channels} channels on "
-            f"the {self.grid}, degree {self.degree}, cutoff {self.cutoff:g} A"
+            f"{self.kind} ({self.collect}), {self.layers} {self.block} layers of {self.channels} "
+            f"channels on the {self.grid}, degree {self.degree}, cutoff {self.cutoff:g} A"
         )
 
 

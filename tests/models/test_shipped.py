@@ -86,6 +86,19 @@ def test_the_net_torque_of_a_trained_ponita_is_rounding():
     assert error.torque_relative < 1e-5
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("rmd17_")])
+def test_trained_ponitas_turn_with_molecules_in_motion(name, shared_data):
+    file = shared_data / "rmd17" / f"{name}_train_01.npz"
+    if not file.exists():
+        pytest.skip(f"needs {file}")
+    frames = read_frames(file, units=UnitChoice(energy="kcal/mol"))[::200]
+    model = equiv.load_model(MODELS / name / "weights.safetensors")
+    error = model.equivariance_error([frame.atoms for frame in frames], rotations=3)
+    assert error.energy_relative < 1e-4  # of the spread of the energies
+    assert error.forces_relative < 1e-4
+    assert error.torque_relative < 1e-4
+
+
 def test_charged_dimers_are_right_where_they_are_farther_apart_than_in_training(shared_data):
     file = shared_data / "charged_dimers" / "cc_near_train.xyz"
     by_interaction = LabelChoice(energy="interaction")

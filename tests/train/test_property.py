@@ -47,7 +47,7 @@ def recipe(file, tmp_path):
                 "test": f"{file}@35:40",
                 "key": key,
             },
-            "model": {"name": "regressor", "channels": 8, "cutoff": 3.0, "grid": "icosahedron"},
+            "model": {"name": "regressor", "channels": 8, "cutoff": 3.0},
             "train": {"epochs": 2, "threads": 1, "batch_size": 6, "warmup_steps": 2, **train},
             "output": str(tmp_path / key),
         }
