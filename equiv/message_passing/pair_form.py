@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from equiv.graph.blocks import NeighborBlocks
-from equiv.graph.tracing import is_traced
+from equiv.graph.tracing import suits_kernels
 from equiv.message_passing.pair_kernels import Path, kernels, vector_bytes
 from equiv.multilinear import MultilinearForm
 from equiv.operators import operator
@@ -58,17 +58,9 @@ class PairForm:
 
     def usable(self, x: Tensor, neighbors: NeighborBlocks) -> bool:
         """Whether the kernels can be used, and are worth it."""
-        if (
-            neighbors.reverse is None
-            or x.device.type != "cpu"
-            or x.dtype not in (torch.float32, torch.float64)
-            or torch.compiler.is_dynamo_compiling()
-        ):
+        work = neighbors.first.shape[0] * self.num_couplings * x.shape[-1]
+        if neighbors.reverse is None or not suits_kernels(x, work, LEAST_WORK):
             return False
-        if not is_traced(x):
-            work = neighbors.first.shape[0] * self.num_couplings * x.shape[-1]
-            if work < LEAST_WORK:
-                return False
         return kernels(self.key, x.dtype, vector_bytes(x.shape[-1], x.dtype)) is not None
 
     def messages(self, x: Tensor, z: Tensor, r: Tensor, neighbors: NeighborBlocks) -> Tensor:

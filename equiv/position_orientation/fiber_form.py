@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiv.graph.tracing import is_traced
+from equiv.graph.tracing import suits_kernels
 from equiv.multilinear import MultilinearForm
 from equiv.native import load_library
 from equiv.operators import operator
@@ -44,13 +44,8 @@ def mix_orientations(
 
 
 def _usable(x: Tensor) -> bool:
-    if (
-        x.device.type != "cpu"
-        or x.dtype not in (torch.float32, torch.float64)
-        or torch.compiler.is_dynamo_compiling()
-        or x.shape[1] > MOST_ORIENTATIONS
-        or (not is_traced(x) and x.numel() * x.shape[1] < LEAST_WORK)
-    ):
+    work = x.numel() * x.shape[1]
+    if not suits_kernels(x, work, LEAST_WORK) or x.shape[1] > MOST_ORIENTATIONS:
         return False
     return _library(int(x.shape[1]), int(x.shape[2]), x.dtype) is not None
 

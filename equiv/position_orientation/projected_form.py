@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from equiv.graph.blocks import NeighborBlocks
-from equiv.graph.tracing import is_traced
+from equiv.graph.tracing import suits_kernels
 from equiv.multilinear import MultilinearForm
 from equiv.native import load_library
 from equiv.operators import operator
@@ -94,13 +94,8 @@ def direct_convolution(
 def usable(x: Tensor, basis: Tensor, neighbors: NeighborBlocks) -> bool:
     """Whether the kernels can be used, and are worth it."""
     orientations, channels = x.shape[1:]
-    if (
-        x.device.type != "cpu"
-        or x.dtype not in (torch.float32, torch.float64)
-        or torch.compiler.is_dynamo_compiling()
-        or orientations > MOST_ORIENTATIONS
-        or (not is_traced(x) and basis.numel() * channels < LEAST_WORK)
-    ):
+    work = basis.numel() * channels
+    if not suits_kernels(x, work, LEAST_WORK) or orientations > MOST_ORIENTATIONS:
         return False
     return _library(int(orientations), int(channels), x.dtype) is not None
 

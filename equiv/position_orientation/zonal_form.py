@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equiv.graph.blocks import NeighborBlocks
-from equiv.graph.tracing import is_traced
+from equiv.graph.tracing import suits_kernels
 from equiv.multilinear import MultilinearForm
 from equiv.native import load_library
 from equiv.operators import operator
@@ -69,12 +69,9 @@ def usable(x: Tensor, zonal: Tensor, neighbors: NeighborBlocks) -> bool:
     if (
         neighbors.reverse is None
         or neighbors.slots.shape[1] != 2
-        or x.device.type != "cpu"
-        or x.dtype not in (torch.float32, torch.float64)
-        or torch.compiler.is_dynamo_compiling()
+        or not suits_kernels(x, zonal.numel() * channels, LEAST_WORK)
         or degrees > MOST_DEGREES
         or orientations > MOST_ORIENTATIONS
-        or (not is_traced(x) and zonal.numel() * channels < LEAST_WORK)
     ):
         return False
     return _library(int(orientations), int(degrees), int(channels), x.dtype) is not None
