@@ -2,16 +2,19 @@
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from equiv.hamiltonian.again import gradients_again
 from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
 from equiv.hamiltonian.row_functions import (
     RowFunction,
     Rows,
+    call,
     gates,
     ints,
     library,
@@ -26,7 +29,9 @@ BLOCK = 2**18
 """Numbers of a block of rows: a few such blocks fit into the cache of a core."""
 
 
-def gated_linear(gate: NormGate, maps: Sequence[IrrepLinear], x: Tensor) -> tuple[Tensor, ...]:
+def gated_linear(
+    gate: NormGate, maps: Sequence[IrrepLinear], x: Float[Tensor, "rows components channels"]
+) -> tuple[Float[Tensor, "rows components channels"], ...]:
     r"""Linear maps of gated features, :math:`W_k\, \mathcal{N}(x)` for each of some maps.
 
     The invariants, the network of the gate and the gated features are cheap beside the maps. So
@@ -38,7 +43,24 @@ def gated_linear(gate: NormGate, maps: Sequence[IrrepLinear], x: Tensor) -> tupl
         gated = gate(x)
         return tuple(one(gated) for one in maps)
     layers = _Layers(gate, maps)
-    return _GatedLinear.apply(layers, x, *weights)  # pyright: ignore[reportReturnType]
+    return call(_GatedLinear, layers, x, *weights)
+
+
+def gated_linear_of(
+    gate: NormGate, map_: IrrepLinear, source: Callable[..., Tensor], *tensors: Tensor
+) -> Float[Tensor, "rows components channels"]:
+    r"""The same for one map, of ``x = source(*tensors)`` which is not kept either.
+
+    For sources that are cheap beside the map: they are called once more in the backward pass. The
+    source must not depend on other tensors that need a gradient.
+    """
+    first, second = gate.first, gate.second
+    weights = (first.weight, first.bias, second.weight, second.bias, map_.weight)
+    given = [w for w in weights if w is not None]
+    if not (torch.is_grad_enabled() and possible(*tensors, *given)):
+        return gated_linear(gate, (map_,), source(*tensors))[0]
+    layers = _Layers(gate, (map_,))
+    return call(_GatedLinearOf, layers, source, *weights, *tensors)
 
 
 class _Layers:
@@ -84,45 +106,84 @@ class _GatedLinear(RowFunction):
 
     @staticmethod
     def forward(ctx: Any, layers: _Layers, x: Tensor, *weights: Tensor) -> Any:
-        x, weights = x.contiguous(), tuple(w.contiguous() for w in weights)
         ctx.layers, ctx.plain = layers, layers.plain
         ctx.save_for_backward(x, *weights)
-        results = tuple(torch.empty_like(x) for _ in layers.maps)
-        for part in _blocks(x):
-            gated = _Gated(layers, x[part], weights[:4])
-            for (rows, grades, scale), w, y in zip(layers.maps, weights[4:], results, strict=True):
-                _map(rows, grades, scale, gated.y, w, y[part])
-        return results
+        return _forward(layers, x, weights)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         x, *weights = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _GatedLinear.slow(ctx, (x, *weights), grads)
-        layers, grads = ctx.layers, tuple(g.contiguous() for g in grads)
-        gx, found = torch.empty_like(x), [torch.zeros_like(w) for w in weights]
-        w1, _, w2, _ = weights[:4]
-        (scale1, scale2), cpp = layers.scales, library(x)
-        for part in _blocks(x):
-            gated = _Gated(layers, x[part], weights[:4])
-            g_y = torch.empty_like(gated.y)
-            for k, (rows, grades, scale) in enumerate(layers.maps):
-                g, w = grads[k][part], weights[4 + k]
-                _map(rows, grades, scale, g, w, g_y, transposed=1, add=int(k > 0))
-                sizes = ints(*rows.sizes(len(g)), grades, w.shape[1])
-                cpp.linear_weight(*sizes, *pointers(gated.y, g, found[4 + k]), real(x, scale))
-            g_size, g_out = torch.empty_like(gated.size), torch.empty_like(gated.out)
-            given = (x[part], gated.size, gated.out, g_y, gx[part], g_size, g_out)
-            cpp.gates_back(*gated.sizes, *pointers(*given))
-            found[3] += g_out.sum(0)
-            found[2].addmm_(gated.hidden.T, g_out, alpha=scale2)
-            g_before = torch.ops.aten.silu_backward(g_out @ w2.T * scale2, gated.before)
-            found[1] += g_before.sum(0)
-            found[0].addmm_(gated.invariants.T, g_before, alpha=scale1)
-            g_invariants = (g_before * scale1) @ w1.T
-            given = (x[part], gated.invariants, gated.size, g_invariants, g_size, gx[part])
-            cpp.norms_back(*gated.sizes, *pointers(*given))
+        gx, found = _backward(ctx.layers, x, weights, grads)
         return None, gx, *found
+
+
+class _GatedLinearOf(RowFunction):
+    constants = 2
+
+    @staticmethod
+    def forward(ctx: Any, layers: _Layers, source: Callable[..., Tensor], *given: Tensor) -> Tensor:
+        weights, tensors = given[:5], given[5:]
+        ctx.layers, ctx.source = layers, source
+        ctx.plain = lambda *given: layers.plain(source(*given[5:]), *given[:5])[0]
+        ctx.save_for_backward(*weights, *tensors)
+        return _forward(layers, source(*tensors).contiguous(), weights)[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        given = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _GatedLinearOf.slow(ctx, given, grads)
+        weights, tensors = given[:5], given[5:]
+        found: list[Tensor] = []
+
+        def by_source(x: Tensor) -> Tensor:
+            gx, of_weights = _backward(ctx.layers, x.contiguous(), weights, grads)
+            found.extend(of_weights)
+            return gx
+
+        rest = gradients_again(ctx.source, tensors, ctx.needs_input_grad[7:], by_source)
+        return None, None, *found, *rest
+
+
+def _forward(layers: _Layers, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    results = tuple(torch.empty_like(x) for _ in layers.maps)
+    for part in _blocks(x):
+        gated = _Gated(layers, x[part], weights[:4])
+        for (rows, grades, scale), w, y in zip(layers.maps, weights[4:], results, strict=True):
+            _map(rows, grades, scale, gated.y, w, y[part])
+    return results
+
+
+def _backward(
+    layers: _Layers, x: Tensor, weights: Sequence[Tensor], grads: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients by x and by the weights."""
+    grads = tuple(g.contiguous() for g in grads)
+    gx, found = torch.empty_like(x), [torch.zeros_like(w) for w in weights]
+    w1, _, w2, _ = weights[:4]
+    (scale1, scale2), cpp = layers.scales, library(x)
+    for part in _blocks(x):
+        gated = _Gated(layers, x[part], weights[:4])
+        g_y = torch.empty_like(gated.y)
+        for k, (rows, grades, scale) in enumerate(layers.maps):
+            g, w = grads[k][part], weights[4 + k]
+            _map(rows, grades, scale, g, w, g_y, transposed=1, add=int(k > 0))
+            sizes = ints(*rows.sizes(len(g)), grades, w.shape[1])
+            cpp.linear_weight(*sizes, *pointers(gated.y, g, found[4 + k]), real(x, scale))
+        g_size, g_out = torch.empty_like(gated.size), torch.empty_like(gated.out)
+        given = (x[part], gated.size, gated.out, g_y, gx[part], g_size, g_out)
+        cpp.gates_back(*gated.sizes, *pointers(*given))
+        found[3] += g_out.sum(0)
+        found[2].addmm_(gated.hidden.T, g_out, alpha=scale2)
+        g_before = torch.ops.aten.silu_backward(g_out @ w2.T * scale2, gated.before)
+        found[1] += g_before.sum(0)
+        found[0].addmm_(gated.invariants.T, g_before, alpha=scale1)
+        g_invariants = (g_before * scale1) @ w1.T
+        given = (x[part], gated.invariants, gated.size, g_invariants, g_size, gx[part])
+        cpp.norms_back(*gated.sizes, *pointers(*given))
+    return gx, found
 
 
 def _map(

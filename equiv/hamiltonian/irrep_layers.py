@@ -51,6 +51,18 @@ class IrrepLinear(nn.Module):
         return f"{len(self.degrees)} irreps, {self.channels} channels, grades={self.grades}"
 
 
+def dense(
+    x: Float[Tensor, "rows width_in"],
+    weight: Float[Tensor, "width_in width_out"],
+    bias: Float[Tensor, " width_out"] | None = None,
+) -> Float[Tensor, "rows width_out"]:
+    """What :class:`Dense` computes."""
+    scale = 1 / math.sqrt(weight.shape[0])
+    if bias is None:
+        return x @ (weight * scale)
+    return torch.addmm(bias, x, weight, alpha=scale)
+
+
 class Dense(nn.Module):
     r"""A layer of a network: :math:`x \mapsto x W / \sqrt n + b`, unit variance at birth.
 
@@ -67,10 +79,7 @@ class Dense(nn.Module):
 
     def forward(self, x: Float[Tensor, "rows width_in"]) -> Float[Tensor, "rows width_out"]:
         """Map all rows."""
-        scale = 1 / math.sqrt(self.weight.shape[0])
-        if self.bias is None:
-            return x @ (self.weight * scale)
-        return torch.addmm(self.bias, x, self.weight, alpha=scale)
+        return dense(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return " -> ".join(map(str, self.weight.shape))

@@ -14,7 +14,7 @@ from equiv.hamiltonian.gated_linear import gated_linear
 from equiv.hamiltonian.gates import PairGate
 from equiv.hamiltonian.irrep_layers import Dense, IrrepLinear, NormGate
 from equiv.hamiltonian.pair_functions import messages, tell
-from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights
+from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights, simple_invariants
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,13 @@ class SphericalEmbedding(ExactConstants):
         self, scalars: Float[Tensor, "atoms channels"], pairs: PairGeometry
     ) -> Float[Tensor, "atoms components channels"]:
         """Features of all atoms."""
-        s_i, s_j = (scalars.index_select(0, atoms) for atoms in (pairs.first, pairs.second))
-        invariants = torch.cat([s_i + s_j, s_i * s_j], 1)
-        weights = self.weights(pairs.radial, invariants, factors=self.factors * self.scale)
         y, atoms = pairs.harmonics[:, : self.degrees.dim], (pairs.first, pairs.second)
+        weights = self.weights.of_atoms(
+            pairs.radial,
+            lambda s: simple_invariants(s, *atoms),
+            scalars,
+            factors=self.factors * self.scale,
+        )
         told = messages(self.product, scalars.unsqueeze(1), y, self.signs, atoms, weights)
         out = self.linear(told)
         return torch.cat([out[:, :1] + scalars.unsqueeze(1), out[:, 1:]], 1)
@@ -201,16 +204,19 @@ class SphericalInteraction(ExactConstants):
         self, x: Float[Tensor, "atoms components channels"], pairs: PairGeometry
     ) -> Float[Tensor, "atoms components channels"]:
         """New features of all atoms."""
-        invariants = self.invariants(x, pairs.first, pairs.second)
         weight = None
         if self.gate is not None:
+            invariants = self.invariants(x, pairs.first, pairs.second)
             index, weight = self.gate(invariants, pairs.pair_batch, pairs.counts)
-            if index is not None:
-                pairs, invariants = pairs.kept(index), invariants[index]
-        weights = self.weights(
-            pairs.radial, invariants, factors=self.factors * self.scale, gate=weight
+            pairs = pairs.kept(index)
+        y, atoms = pairs.harmonics[:, : len(self.signs)], (pairs.first, pairs.second)
+        weights = self.weights.of_atoms(
+            pairs.radial,
+            lambda x: self.invariants(x, *atoms),
+            x,
+            factors=self.factors * self.scale,
+            gate=weight,
         )
         (given,) = gated_linear(self.norm, (self.linear_in,), x)
-        y, atoms = pairs.harmonics[:, : len(self.signs)], (pairs.first, pairs.second)
         told = messages(self.product, given, y, self.signs, atoms, weights)
         return x + self.linear_out(given + told)

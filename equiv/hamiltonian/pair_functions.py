@@ -16,6 +16,7 @@ from equiv.hamiltonian.degrees import Degrees
 from equiv.hamiltonian.pair_kernels import pair_library
 from equiv.hamiltonian.row_functions import (
     RowFunction,
+    call,
     ints,
     library,
     pointers,
@@ -50,7 +51,7 @@ def product_of_atoms(
     couplings = _couplings(product, selection, a.shape[2], a, b, weights)
     if couplings is None:
         return plain(a, b, weights)
-    return _call(_ProductOfAtoms, plain, couplings, pairs, signs, a, b, weights)
+    return call(_ProductOfAtoms, plain, couplings, pairs, signs, a, b, weights)
 
 
 def messages(
@@ -81,7 +82,7 @@ def messages(
     couplings = _couplings(product, selection, x.shape[2], x, y, weights, single=True)
     if couplings is None or not len(pairs[0]):
         return plain(x, y, weights)
-    return _call(_Messages, plain, couplings, pairs, signs, x, y, weights)
+    return call(_Messages, plain, couplings, pairs, signs, x, y, weights)
 
 
 def spread(
@@ -103,7 +104,7 @@ def spread(
 
     if not possible(scalars, y, weights, signs):
         return plain(scalars, y, weights)
-    return _call(_Spread, plain, degrees, total, signs, pairs, scalars, y, weights)
+    return call(_Spread, plain, degrees, total, signs, pairs, scalars, y, weights)
 
 
 def tell(
@@ -132,7 +133,7 @@ def tell(
 
     if not possible(phi, weights, vectors, directions):
         return plain(phi, weights, vectors, directions)
-    return _call(_Tell, plain, pairs, phi, weights, vectors, directions)
+    return call(_Tell, plain, pairs, phi, weights, vectors, directions)
 
 
 def path_weights(
@@ -152,7 +153,7 @@ def path_weights(
 
     if not possible(hidden, rows, factors):
         return plain(hidden, rows, factors)
-    return _call(_PathWeights, plain, index, hidden, rows, factors)
+    return call(_PathWeights, plain, index, hidden, rows, factors)
 
 
 def add_rows(
@@ -168,11 +169,7 @@ def add_rows(
 
     if not possible(f, update, weight):
         return plain(f, update, weight)
-    return _call(_AddRows, plain, index, f, update, weight)
-
-
-def _call(function: Any, plain: Any, *arguments: Any) -> Any:
-    return function.apply(plain, *arguments)
+    return call(_AddRows, plain, index, f, update, weight)
 
 
 def _couplings(
@@ -194,7 +191,7 @@ class _ProductOfAtoms(RowFunction):
     def forward(
         ctx: Any, plain: Any, couplings: Couplings, pairs: Atoms, signs: Any, *given: Tensor
     ) -> Tensor:
-        a, b, weights = (x.contiguous() for x in given)
+        a, b, weights = given
         ctx.plain, ctx.couplings, ctx.pairs, ctx.signs = plain, couplings, pairs, signs
         ctx.save_for_backward(a, b, weights)
         left, right = _ProductOfAtoms.factors(ctx, a, b)
@@ -235,7 +232,7 @@ class _Messages(RowFunction):
     def forward(
         ctx: Any, plain: Any, couplings: Couplings, pairs: Atoms, signs: Tensor, *given: Tensor
     ) -> Tensor:
-        x, y, weights = (t.contiguous() for t in given)
+        x, y, weights = given
         ctx.plain, ctx.couplings, ctx.pairs, ctx.signs = plain, couplings, pairs, signs
         ctx.save_for_backward(x, y, weights)
         out = None
@@ -281,8 +278,8 @@ class _Spread(RowFunction):
     def forward(
         ctx: Any, plain: Any, degrees: Any, total: int, signs: Any, pairs: Any, *given: Tensor
     ) -> Tensor:
-        scalars, y, weights = (x.contiguous() for x in given)
-        ctx.plain, ctx.pairs, ctx.signs = plain, pairs, signs.contiguous()
+        scalars, y, weights = given
+        ctx.plain, ctx.pairs, ctx.signs = plain, pairs, signs
         ctx.starts = torch.tensor([*degrees.starts, degrees.dim])
         ctx.sizes = ints(len(y), degrees.dim, len(degrees), ctx.starts.data_ptr())
         ctx.sizes += ints(scalars.shape[1], total)
@@ -310,7 +307,7 @@ class _Tell(RowFunction):
 
     @staticmethod
     def forward(ctx: Any, plain: Any, pairs: Atoms, *given: Tensor) -> Tensor:
-        phi, weights, vectors, directions = (x.contiguous() for x in given)
+        phi, weights, vectors, directions = given
         ctx.plain, ctx.pairs = plain, pairs
         ctx.save_for_backward(phi, weights, vectors, directions)
         n, _, channels = vectors.shape
@@ -339,7 +336,7 @@ class _PathWeights(RowFunction):
 
     @staticmethod
     def forward(ctx: Any, plain: Any, index: Tensor, *given: Tensor) -> Tensor:
-        hidden, rows, factors = (x.contiguous() for x in given)
+        hidden, rows, factors = given
         ctx.plain, ctx.index = plain, index
         ctx.save_for_backward(hidden, rows, factors)
         found = hidden @ _PathWeights.matrix(index, rows, factors)

@@ -10,12 +10,12 @@ from equiv.constants import ExactConstants
 from equiv.errors import EquivError
 from equiv.hamiltonian.coupling_paths import CouplingPath, PathProduct, balanced, coupling_paths
 from equiv.hamiltonian.degrees import Degrees
-from equiv.hamiltonian.gated_linear import gated_linear
+from equiv.hamiltonian.gated_linear import gated_linear, gated_linear_of
 from equiv.hamiltonian.gates import PairGate
 from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
 from equiv.hamiltonian.node_layers import PairGeometry
-from equiv.hamiltonian.pair_functions import add_rows, product_of_atoms, spread
-from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights
+from equiv.hamiltonian.pair_functions import add_rows, path_weights, product_of_atoms, spread
+from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights, simple_invariants
 from equiv.nn.path_gate import PathGate
 
 
@@ -66,9 +66,15 @@ class DiagonalLayer(ExactConstants):
         weights = self.weights
         if len(selection) < len(weights):
             weights = weights.index_select(0, torch.tensor(selection, device=x.device))
-        coupled = self.paths.product(left, right, (weights * factors).unsqueeze(0), selection)
-        kept = nn.functional.pad(x[:, : self.shared], (0, 0, 0, self.out.dim - self.shared))
-        return gated_linear(self.norm_out, (self.linear,), coupled + kept)[0]
+
+        def coupled(left: Tensor, right: Tensor, weights: Tensor, x: Tensor) -> Tensor:
+            kept = nn.functional.pad(x[:, : self.shared], (0, 0, 0, self.out.dim - self.shared))
+            return kept + self.paths.product(left, right, weights, selection)
+
+        given = (left, right, (weights * factors).unsqueeze(0), x)
+        if self.paths.cheap:
+            return gated_linear_of(self.norm_out, self.linear, coupled, *given)
+        return gated_linear(self.norm_out, (self.linear,), coupled(*given))[0]
 
 
 class PairLayer(ExactConstants):
@@ -142,25 +148,27 @@ class PairLayer(ExactConstants):
         pairs: PairGeometry,
     ) -> Float[Tensor, "pairs out channels"]:
         """New features of all pairs."""
-        invariants = self.invariants(x, pairs.first, pairs.second)
-        index, weight, many = None, None, len(invariants)
+        index, weight, many = None, None, len(pairs.first)
         if self.pair_gate is not None:
+            invariants = self.invariants(x, pairs.first, pairs.second)
             index, weight = self.pair_gate(invariants, pairs.pair_batch, pairs.counts)
-            if index is not None:
-                pairs, invariants = pairs.kept(index), invariants[index]
+            pairs = pairs.kept(index)
+        atoms = (pairs.first, pairs.second)
         selection, factors = self.paths.selection, self.paths.coefficients()
         a, b = gated_linear(self.norm_in, (self.left, self.right), x)
-        weights = self.weights(pairs.radial, invariants, selection=selection, factors=factors * 0.5)
-        coupled = product_of_atoms(
-            self.paths.product,
-            a,
-            b,
-            (pairs.first, pairs.second),
-            (self.left_signs, self.right_signs),
-            weights,
-            selection,
-        )
-        (update,) = gated_linear(self.norm_out, (self.linear,), coupled)
+        hidden = self.weights.hidden(pairs.radial, lambda x: self.invariants(x, *atoms), x)
+        factors = factors.squeeze(1) * (0.5 * self.weights.scale)
+
+        def coupled(a: Tensor, b: Tensor, hidden: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
+            weights = path_weights(hidden, rows, factors, selection)
+            signs = (self.left_signs, self.right_signs)
+            return product_of_atoms(self.paths.product, a, b, atoms, signs, weights, selection)
+
+        given = (a, b, hidden, self.weights.rows, factors)
+        if self.paths.cheap:
+            update = gated_linear_of(self.norm_out, self.linear, coupled, *given)
+        else:
+            (update,) = gated_linear(self.norm_out, (self.linear,), coupled(*given))
         if index is None:
             return update if f is None else f + update
         if weight is None:
@@ -244,6 +252,11 @@ class SelectedPaths(ExactConstants):
         """The paths to compute."""
         return self.everything if self.gate is None else self.gate.selection
 
+    @property
+    def cheap(self) -> bool:
+        """Whether the product costs so little that it had better be made again than kept."""
+        return self.gate is not None and self.gate.cost_share() <= 0.5
+
     def coefficients(self) -> Float[Tensor, "selected 1"]:
         """Their factors."""
         return self.factors if self.gate is None else self.gate.coefficients().unsqueeze(-1)
@@ -291,9 +304,9 @@ class DirectPairFeatures(ExactConstants):
         self, scalars: Float[Tensor, "atoms channels"], pairs: PairGeometry
     ) -> Float[Tensor, "pairs out channels"]:
         """Features of all pairs."""
-        s_i, s_j = (scalars.index_select(0, atoms) for atoms in (pairs.first, pairs.second))
-        invariants = torch.cat([s_i + s_j, s_i * s_j], 1)
-        weights = self.weights(pairs.radial, invariants)
-        y = pairs.harmonics[:, : self.natural.dim]
         atoms = (pairs.first, pairs.second)
+        weights = self.weights.of_atoms(
+            pairs.radial, lambda s: simple_invariants(s, *atoms), scalars
+        )
+        y = pairs.harmonics[:, : self.natural.dim]
         return spread(self.natural, self.out.dim, self.signs, atoms, scalars, y, weights)

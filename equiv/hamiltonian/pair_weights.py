@@ -1,14 +1,15 @@
 """Invariants of pairs of atoms, and the weights that products of a pair get from them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from equiv.hamiltonian.again import again
 from equiv.hamiltonian.degrees import Degrees
-from equiv.hamiltonian.irrep_layers import Dense
+from equiv.hamiltonian.irrep_layers import Dense, dense
 from equiv.hamiltonian.pair_functions import path_weights
 from equiv.hamiltonian.row_functions import Rows, inner
 
@@ -38,6 +39,16 @@ class PairInvariants(nn.Module):
     ) -> Float[Tensor, "pairs invariants"]:
         """Invariants of the pairs of atoms ``first`` and ``second``."""
         return inner(self.rows, x, first, second)
+
+
+def simple_invariants(
+    scalars: Float[Tensor, "atoms channels"],
+    first: Int[Tensor, " pairs"],
+    second: Int[Tensor, " pairs"],
+) -> Float[Tensor, "pairs invariants"]:
+    """Sums and products of the scalars of two atoms."""
+    s_i, s_j = (scalars.index_select(0, atoms) for atoms in (first, second))
+    return torch.cat([s_i + s_j, s_i * s_j], 1)
 
 
 class PairWeights(nn.Module):
@@ -74,18 +85,50 @@ class PairWeights(nn.Module):
         radial: Float[Tensor, "pairs num_radial"],
         invariants: Float[Tensor, "pairs invariants"],
         *,
-        selection: Sequence[int] | None = None,
-        factors: Float[Tensor, "selected 1"] | None = None,
+        factors: Float[Tensor, "paths 1"] | None = None,
         gate: Float[Tensor, " pairs"] | None = None,
-    ) -> Float[Tensor, "pairs selected channels"]:
-        """Weights of the selected paths (by default of all).
+    ) -> Float[Tensor, "pairs paths channels"]:
+        """Weights of all paths, times the ``factors`` of these and the ``gate`` of each pair."""
+        return self.of_atoms(radial, lambda x: x, invariants, factors=factors, gate=gate)
 
-        Times the ``factors`` of these paths, and the ``gate`` of each pair.
-        """
-        hidden = self.second(nn.functional.silu(self.first(invariants)))
-        hidden = hidden * self.radial(radial)
+    def of_atoms(
+        self,
+        radial: Float[Tensor, "pairs num_radial"],
+        invariants: Callable[[Tensor], Float[Tensor, "pairs invariants"]],
+        x: Tensor,
+        *,
+        factors: Float[Tensor, "paths 1"] | None = None,
+        gate: Float[Tensor, " pairs"] | None = None,
+    ) -> Float[Tensor, "pairs paths channels"]:
+        """The same, where the invariants are a function of ``x`` (:meth:`hidden`)."""
+        hidden = self.hidden(radial, invariants, x)
         if gate is not None:
             hidden = hidden * gate.unsqueeze(1)
         if factors is None:
-            factors = hidden.new_ones(len(self.rows if selection is None else selection), 1)
-        return path_weights(hidden, self.rows, factors.squeeze(1) * self.scale, selection)
+            factors = hidden.new_ones(len(self.rows), 1)
+        return path_weights(hidden, self.rows, factors.squeeze(1) * self.scale, None)
+
+    def hidden(
+        self,
+        radial: Float[Tensor, "pairs num_radial"],
+        invariants: Callable[[Tensor], Float[Tensor, "pairs invariants"]],
+        x: Tensor,
+    ) -> Float[Tensor, "pairs hidden"]:
+        r"""The numbers :math:`h_{ij}`.
+
+        Args:
+            radial: radial functions of every pair.
+            invariants: of every pair, as a function of ``x``; it is called again in the backward
+                pass, for the invariants are larger than what they are made of.
+            x: features of the atoms.
+        """
+
+        def function(radial: Tensor, x: Tensor, wr: Tensor, *weights: Tensor) -> Tensor:
+            w1, b1, w2, b2 = weights
+            inner = nn.functional.silu(dense(invariants(x), w1, b1))
+            return dense(inner, w2, b2) * dense(radial, wr)
+
+        first, second = self.first, self.second
+        weights = [w for layer in (first, second) for w in (layer.weight, layer.bias)]
+        weights = [w for w in weights if w is not None]
+        return again(function, radial, x, self.radial.weight, *weights)

@@ -48,7 +48,7 @@ def linear(rows: Rows, grades: int, x: Tensor, weight: Tensor, scale: float) -> 
 
     if not possible(x, weight):
         return plain(x, weight)
-    return _call(_Linear, plain, rows, grades, scale, x, weight)
+    return call(_Linear, plain, rows, grades, scale, x, weight)
 
 
 def norms(rows: Rows, even: int, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,7 @@ def norms(rows: Rows, even: int, x: Tensor) -> tuple[Tensor, Tensor]:
         norm = torch.sqrt(squares * (size * size) + 1e-4)
         return torch.cat([x[:, 0, :even] * size[:, 0], norm.flatten(1)], 1), size
 
-    return _call(_Norms, plain, rows, even, x) if possible(x) else plain(x)
+    return call(_Norms, plain, rows, even, x) if possible(x) else plain(x)
 
 
 def gates(rows: Rows, even: int, x: Tensor, size: Tensor, out: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def gates(rows: Rows, even: int, x: Tensor, size: Tensor, out: Tensor) -> Tensor
         return torch.addcmul(added, x * size, gate.index_select(1, rows.owners.to(x.device)))
 
     return (
-        _call(_Gates, plain, rows, even, x, size, out)
+        call(_Gates, plain, rows, even, x, size, out)
         if possible(x, size, out)
         else plain(x, size, out)
     )
@@ -87,7 +87,7 @@ def inner(rows: Rows, x: Tensor, first: Tensor, second: Tensor) -> Tensor:
         product = rows.mean.to(x) @ (x_i * x_j)
         return torch.cat([x_i[:, 0] + x_j[:, 0], product.flatten(1)], 1)
 
-    return _call(_Inner, plain, rows, first, second, x) if possible(x) else plain(x)
+    return call(_Inner, plain, rows, first, second, x) if possible(x) else plain(x)
 
 
 def together(x: Tensor, first: Tensor, second: Tensor, signs: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def together(x: Tensor, first: Tensor, second: Tensor, signs: Tensor) -> Tensor:
     def plain(x: Tensor) -> Tensor:
         return torch.addcmul(x.index_select(0, first), x.index_select(0, second), signs)
 
-    return _call(_Together, plain, first, second, signs, x) if possible(x) else plain(x)
+    return call(_Together, plain, first, second, signs, x) if possible(x) else plain(x)
 
 
 nn_pad = torch.nn.functional.pad
@@ -107,8 +107,10 @@ def possible(*tensors: Tensor) -> bool:
     return all(map(is_plain, tensors)) and row_library(tensors[0].dtype) is not None
 
 
-def _call(function: type[Function], plain: Callable[..., Any], *arguments: Any) -> Any:
-    return function.apply(plain, *arguments)
+def call(function: type[Function], plain: Callable[..., Any], *arguments: Any) -> Any:
+    """Apply a function to its definition and arguments, of which all tensors are contiguous."""
+    given = (a.contiguous() if isinstance(a, Tensor) else a for a in arguments)
+    return function.apply(plain, *given)
 
 
 def library(x: Tensor) -> Any:
@@ -150,7 +152,6 @@ class _Linear(RowFunction):
     def forward(
         ctx: Any, plain: Any, rows: Rows, grades: int, scale: float, x: Tensor, weight: Tensor
     ) -> Tensor:
-        x, weight = x.contiguous(), weight.contiguous()
         ctx.plain, ctx.rows, ctx.grades, ctx.scale = plain, rows, grades, scale
         ctx.save_for_backward(x, weight)
         y = torch.empty_like(x)
@@ -185,7 +186,6 @@ class _Norms(RowFunction):
 
     @staticmethod
     def forward(ctx: Any, plain: Any, rows: Rows, even: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = x.contiguous()
         ctx.plain, ctx.rows, ctx.even = plain, rows, even
         n, _, channels = x.shape
         found = x.new_empty(n, even + len(rows.degrees) * channels)
@@ -214,7 +214,6 @@ class _Gates(RowFunction):
     def forward(
         ctx: Any, plain: Any, rows: Rows, even: int, x: Tensor, size: Tensor, out: Tensor
     ) -> Tensor:
-        x, size, out = x.contiguous(), size.contiguous(), out.contiguous()
         ctx.plain, ctx.rows, ctx.even = plain, rows, even
         ctx.save_for_backward(x, size, out)
         y = torch.empty_like(x)
@@ -241,7 +240,6 @@ class _Inner(RowFunction):
     def forward(
         ctx: Any, plain: Any, rows: Rows, first: Tensor, second: Tensor, x: Tensor
     ) -> Tensor:
-        x, first, second = x.contiguous(), first.contiguous(), second.contiguous()
         ctx.plain, ctx.rows, ctx.index = plain, rows, (first, second)
         ctx.save_for_backward(x)
         found = x.new_empty(len(first), (len(rows.degrees) + 1) * x.shape[2])
@@ -268,8 +266,7 @@ class _Together(RowFunction):
     def forward(
         ctx: Any, plain: Any, first: Tensor, second: Tensor, signs: Tensor, x: Tensor
     ) -> Tensor:
-        x, first, second = x.contiguous(), first.contiguous(), second.contiguous()
-        ctx.plain, ctx.index, ctx.signs = plain, (first, second), signs.contiguous()
+        ctx.plain, ctx.index, ctx.signs = plain, (first, second), signs
         ctx.save_for_backward(x)
         z = x.new_empty(len(first), *x.shape[1:])
         library(x).together(
