@@ -1,4 +1,4 @@
-"""Linear maps that bring their own adjoint."""
+"""Maps that bring their own adjoint or gradient."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,3 +34,27 @@ class _LinearMap(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         return _LinearMap.apply(*grads, *ctx.maps), None, None
+
+
+def with_gradient(x: Tensor, function: Map, gradient: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    r"""Apply a function whose gradient is known better than torch would find it.
+
+    .. math::
+        y = f(x), \qquad \mathrm{gradient}(x, g) = \partial_x \langle g, f(x) \rangle
+
+    Differentiable as often as ``gradient`` is: to any order if that is made of operations of torch
+    and of functions like this one.
+    """
+    return _WithGradient.apply(x, function, gradient)
+
+
+class _WithGradient(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: Map, gradient: Any) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.gradient = gradient
+        return function(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.gradient(*ctx.saved_tensors, *grads), None, None

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.polynomial import chebyshev
 from torch import Tensor
+
+from equiv.graph.adjoint import with_gradient
 
 # Rows of boxes are worked on in pieces of so many numbers where no graph is kept.
 CHUNK = 2**17
@@ -51,7 +52,11 @@ class ChebyshevBasis:
 
     def __call__(self, x: Tensor) -> Float[Tensor, "*points nodes"]:
         """Values at points in [-1, 1], differentiable to any order."""
-        return cast(Tensor, _Chebyshev.apply(x, self))
+
+        def gradient(x: Tensor, grad: Tensor) -> Tensor:
+            return (grad @ self.slopes.T * self(x)).sum(-1)
+
+        return with_gradient(x, self.values, gradient)
 
     def values(self, x: Tensor) -> Tensor:
         """Values without a graph."""
@@ -76,21 +81,6 @@ def _chebyshev_basis(nodes: int, dtype: torch.dtype, device: torch.device) -> Ch
         c = chebyshev.chebder(np.eye(nodes)[n])
         derivative[: len(c), n] = c
     return ChebyshevBasis(torch.as_tensor(derivative).to(device, dtype))
-
-
-class _Chebyshev(torch.autograd.Function):
-    """The gradient applies the same function again, so any order costs one table per order."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, basis: ChebyshevBasis) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.basis = basis
-        return basis.values(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return (grads[0] @ ctx.basis.slopes.T * ctx.basis(x)).sum(-1), None
 
 
 @dataclass(frozen=True)

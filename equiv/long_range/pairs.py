@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from equiv.graph import neighbor_list
+from equiv.graph.adjoint import with_gradient
 from equiv.graph.neighbors import MAX_SEARCH_BOXES, SPARSE
 from equiv.long_range import pair_kernels
 from equiv.long_range.changes import changes_by_gradient
@@ -204,24 +205,13 @@ class InversePower:
         return RadialPolynomial(self.exponent, 1.0, 1.0, 0.0, 1.0, none)
 
 
-class _Radial(torch.autograd.Function):
-    """The derivative of some order; its own gradient is the derivative of the next."""
-
-    @staticmethod
-    def forward(ctx: Any, squared: Tensor, function: Differentiable, order: int) -> Tensor:
-        ctx.save_for_backward(squared)
-        ctx.function, ctx.order = function, order
-        return function.derivative(squared, order)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (squared,) = ctx.saved_tensors
-        return grads[0] * radial(squared, ctx.function, ctx.order + 1), None, None
-
-
 def radial(squared: Tensor, function: Differentiable, order: int = 0) -> Tensor:
     """``function.derivative``, differentiable to any order."""
-    return cast(Tensor, _Radial.apply(squared, function, order))
+    return with_gradient(
+        squared,
+        lambda squared: function.derivative(squared, order),
+        lambda squared, grad: grad * radial(squared, function, order + 1),
+    )
 
 
 def pair_energies(

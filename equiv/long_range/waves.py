@@ -1,12 +1,13 @@
 """Plane waves of a cell, one direction at a time."""
 
 import math
-from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from equiv.graph.adjoint import with_gradient
 
 
 def wave_table(angles: Tensor, most: int) -> Float[Tensor, "*points waves"]:
@@ -14,25 +15,19 @@ def wave_table(angles: Tensor, most: int) -> Float[Tensor, "*points waves"]:
 
     Differentiable to any order; ``waves`` is :math:`2n + 1` with :math:`n` = most.
     """
-    return cast(Tensor, _WaveTable.apply(angles, most))
 
-
-class _WaveTable(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, angles: Tensor, most: int) -> Tensor:
-        ctx.save_for_backward(angles)
-        ctx.most = most
-        turns = angles[..., None] * torch.arange(most + 1, dtype=angles.dtype, device=angles.device)
+    def table(angles: Tensor) -> Tensor:
+        numbers = torch.arange(most + 1, dtype=angles.dtype, device=angles.device)
+        turns = angles[..., None] * numbers
         return torch.cat([turns.cos(), turns[..., 1:].sin()], -1)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (angles,) = ctx.saved_tensors
-        n, grad = ctx.most, grads[0]
-        table = wave_table(angles, n)
+    def gradient(angles: Tensor, grad: Tensor) -> Tensor:
+        table, n = wave_table(angles, most), most
         numbers = torch.arange(1, n + 1, dtype=table.dtype, device=table.device)
         along_cos = (grad[..., n + 1 :] * numbers * table[..., 1 : n + 1]).sum(-1)
-        return along_cos - (grad[..., 1 : n + 1] * numbers * table[..., n + 1 :]).sum(-1), None
+        return along_cos - (grad[..., 1 : n + 1] * numbers * table[..., n + 1 :]).sum(-1)
+
+    return with_gradient(angles, table, gradient)
 
 
 def most_waves(cell: Tensor, bandwidth: float) -> list[int]:
