@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from equiv.message_passing.attentive_interaction import AttentiveInteraction
 from equiv.message_passing.edges import Edges
 from equiv.message_passing.gated_interaction import GatedInteraction
 from equiv.message_passing.interaction import Interaction
-from equiv.models.arguments import require
+from equiv.models.arguments import checked_elements, require
 from equiv.models.block_model import BlockModel
 from equiv.nn.activated_readout import ActivatedReadout, DeepReadout
 from equiv.nn.cutoff import PolynomialCutoff
@@ -56,7 +55,7 @@ class VariantMACE(BlockModel):
     it.
 
     Args:
-        elements: chemical symbols.
+        elements: chemical symbols (or atomic numbers).
         cutoff: Angstrom.
         channels: channels per degree.
         hidden_degree: highest degree of the features passed between layers.
@@ -97,7 +96,7 @@ class VariantMACE(BlockModel):
 
     def __init__(
         self,
-        elements: Sequence[str],
+        elements: Sequence[str | int],
         cutoff: float,
         *,
         channels: int,
@@ -124,11 +123,9 @@ class VariantMACE(BlockModel):
         shift: float = 0.0,
         repulsion: int | None = None,
     ) -> None:
-        numbers = sorted({chemical_symbols.index(e) for e in elements if e in chemical_symbols[1:]})
-        symbols = [chemical_symbols[z] for z in numbers]
+        numbers, symbols = checked_elements("VariantMACE", elements, reference_energies)
         layers = len(interactions)
         lists = (correlation, sender_channels, sender_degree, readouts)
-        _require(len(symbols) == len(set(elements)) > 0, "elements", "different symbols", elements)
         _require(cutoff > 0, "cutoff", "a positive radius in Angstrom", cutoff)
         _require(layers > 0, "interactions", "a name for every layer", interactions)
         _require(
@@ -139,15 +136,10 @@ class VariantMACE(BlockModel):
         )
         _require(all(1 <= c <= 4 for c in correlation), "correlation", "1, 2, 3 or 4", correlation)
         _require(envelope in ("functions", "weights"), "envelope", "functions or weights", envelope)
-        _require(
-            all(s in reference_energies for s in symbols),
-            "reference_energies",
-            "an energy in eV for every element",
-            dict(reference_energies),
-        )
-        for key, names in {"interactions": INTERACTIONS, "readouts": READOUTS}.items():
-            for name in interactions if key == "interactions" else readouts:
-                choose(dict.fromkeys(names), name, key)
+        for name in interactions:
+            choose(dict.fromkeys(INTERACTIONS), name, "interactions")
+        for name in readouts:
+            choose(dict.fromkeys(READOUTS), name, "readouts")
         super().__init__(numbers, cutoff)
         self.recipe = {
             "elements": symbols,
