@@ -78,6 +78,19 @@ def test_ethanol_of_rmd17_is_as_accurate_as_its_card_says(shared_data):
     assert metrics["forces"].mae < 11e-3  # eV/Angstrom
 
 
+def test_aspirin_of_rmd17_is_as_accurate_as_its_card_says(shared_data):
+    file = shared_data / "rmd17" / "rmd17_aspirin_train_01.npz@900:"
+    if not (shared_data / "rmd17").exists():
+        pytest.skip("needs rMD17")
+    model = equiv.load_model(MODELS / "rmd17_aspirin" / "weights.safetensors")
+    frames = read_frames(str(file), units=UnitChoice(energy="kcal/mol"))[::4]
+    metrics = evaluate_model(
+        model, [AtomGraph.from_atoms(f.atoms, model.cutoff, labels=f) for f in frames]
+    )
+    assert metrics["energy"].mae < 6e-3  # eV per molecule
+    assert metrics["forces"].mae < 14e-3  # eV/Angstrom
+
+
 def test_the_net_torque_of_a_trained_ponita_is_rounding():
     model = equiv.load_model(MODELS / "rmd17_ethanol" / "weights.safetensors")
     error = model.equivariance_error(molecule("CH3CH2OH"), rotations=4)
@@ -131,7 +144,8 @@ def test_dipoles_of_water_are_as_accurate_as_their_card_says(shared_data):
     model = equiv.load_model(MODELS / "water_dipole" / "weights.safetensors")
     task = PropertyTask.for_model(model, [f"{file}@600:700"], model.card["recipe"])
     metrics = task.evaluate(model, task.train.samples).metrics
-    assert metrics["property"].rmse < 4e-3  # atomic units
+    assert metrics["property"].rmse < 2e-3  # atomic units
+    assert metrics["turning"].rmse < 1e-5
 
 
 def test_the_forecaster_is_as_accurate_as_its_card_says():
