@@ -25,8 +25,8 @@ from equiv.hamiltonian.row_functions import (
     real,
 )
 
-BLOCK = 2**18
-"""Numbers of a block of rows: a few such blocks fit into the cache of a core."""
+BLOCK = 2**20
+"""Numbers of a block of rows, which bounds the memory for what is not kept."""
 
 
 def gated_linear(

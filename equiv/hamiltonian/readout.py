@@ -304,19 +304,27 @@ class _Mixing(Function):
             function = lambda *given: _mixed(ctx.mixtures, *given)  # noqa: E731
             return None, *partial_gradients(function, given, needed, grads)
         diagonal, pairs, weight, bias = given
-        g_diagonal, g_pairs = torch.zeros_like(diagonal), torch.zeros_like(pairs)
+        g_diagonal, g_pairs = torch.empty_like(diagonal), torch.empty_like(pairs)
         g_weight = torch.zeros_like(weight)
         g_bias = None if bias is None else torch.zeros_like(bias)
         for mixture, grad in zip(ctx.mixtures, grads, strict=True):
             x, gx = (diagonal, g_diagonal) if mixture.of_atoms else (pairs, g_pairs)
-            x, own = x[mixture.where], gx[mixture.where]  # a view, or a copy of some atoms
+            x = x[mixture.where]
+            own = torch.empty_like(x) if mixture.of_atoms else gx[mixture.where]
+            untouched = torch.ones(x.shape[1], dtype=torch.bool, device=x.device)
             for piece in mixture.pieces:
                 if piece.components is None:
                     continue
                 g = grad[:, piece.columns].reshape(-1, piece.weights.stop - piece.weights.start)
                 w = weight[:, piece.weights]
                 g_weight[:, piece.weights].addmm_(x[:, piece.components].flatten(0, 1).T, g)
-                own[:, piece.components] += (g @ w.T).unflatten(0, (len(x), -1))
+                found = (g @ w.T).unflatten(0, (len(x), -1))
+                if untouched[piece.components.start]:
+                    own[:, piece.components] = found
+                else:  # irreps of both parities may be the same features
+                    own[:, piece.components] += found
+                untouched[piece.components] = False
+            own[:, untouched] = 0
             if mixture.of_atoms:
                 gx[mixture.where] = own
             if mixture.shift is not None and g_bias is not None:

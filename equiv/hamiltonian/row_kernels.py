@@ -171,6 +171,27 @@ extern "C" void linear_weight(I rows, I dim, I irreps, const I* starts, I grades
 
 static const T SMALL = 1e-4;
 
+// Sums in lanes that the compiler can keep in a register.
+static inline T dot(const T* a, const T* b, I n) {
+  T lanes[32] = {}, sum = 0;
+  I i = 0;
+  for (; i + 32 <= n; i += 32)
+    for (I k = 0; k < 32; ++k) lanes[k] += a[i + k] * b[i + k];
+  for (I k = 0; k < 32; ++k) sum += lanes[k];
+  for (; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+static inline T total_of(const T* a, I n) {
+  T lanes[32] = {}, sum = 0;
+  I i = 0;
+  for (; i + 32 <= n; i += 32)
+    for (I k = 0; k < 32; ++k) lanes[k] += a[i + k];
+  for (I k = 0; k < 32; ++k) sum += lanes[k];
+  for (; i < n; ++i) sum += a[i];
+  return sum;
+}
+
 // inv = [x^0 s (even channels), norms]; size = s. inv has even + irreps * C numbers per row.
 extern "C" void norms(I rows, I dim, I irreps, const I* starts, I C, I even, const T* x, T* inv,
                       T* size) {
@@ -184,9 +205,8 @@ extern "C" void norms(I rows, I dim, I irreps, const I* starts, I C, I even, con
       for (I i = starts[o]; i < starts[o + 1]; ++i)
         for (I c = 0; c < C; ++c) q[c] += row[i * C + c] * row[i * C + c];
       const T share = T(1) / (starts[o + 1] - starts[o]);
-      T sum = 0;
-      for (I c = 0; c < C; ++c) { q[c] *= share; sum += q[c]; }
-      total += sum;
+      for (I c = 0; c < C; ++c) q[c] *= share;
+      total += total_of(q, C);
     }
     const T s = T(1) / std::sqrt(T(1) + T(total / (irreps * C)));
     size[r] = s;
@@ -199,21 +219,22 @@ extern "C" void norms(I rows, I dim, I irreps, const I* starts, I C, I even, con
 extern "C" void norms_back(I rows, I dim, I irreps, const I* starts, I C, I even, const T* x,
                            const T* inv, const T* size, const T* g, const T* gs, T* gx) {
   const I width = even + irreps * C;
-  std::vector<T> slope(irreps * C);
+  std::vector<T> slope(2 * irreps * C);
   for (I r = 0; r < rows; ++r) {
     const T* row = x + r * dim * C;
     const T *n = inv + r * width + even, *gn = g + r * width + even, *gz = g + r * width;
     T* out = gx + r * dim * C;
     const T s = size[r];
     T ds = gs[r];
-    for (I c = 0; c < even; ++c) { ds += gz[c] * row[c]; out[c] += gz[c] * s; }
-    T sum = 0;
+    ds += dot(gz, row, even);
+    for (I c = 0; c < even; ++c) out[c] += gz[c] * s;
+    T *h = slope.data(), *q = h + irreps * C;
     for (I k = 0; k < irreps * C; ++k) {  // n^2 = q s^2 + small
-      const T h = gn[k] / n[k];
-      slope[k] = T(0.5) * h * s * s;
-      sum += h * (n[k] * n[k] - SMALL);
+      h[k] = gn[k] / n[k];
+      q[k] = n[k] * n[k] - SMALL;
     }
-    ds += sum / s;
+    ds += dot(h, q, irreps * C) / s;
+    for (I k = 0; k < irreps * C; ++k) h[k] *= T(0.5) * s * s;
     const T shared = -T(0.5) * ds * s * s * s / (irreps * C);
     for (I o = 0; o < irreps; ++o) {
       const T factor = T(2) / (starts[o + 1] - starts[o]);
@@ -254,9 +275,8 @@ extern "C" void gates_back(I rows, I dim, I irreps, const I* starts, I C, I even
           to[i * C + c] = gy[i * C + c] * s * gate[c];
           gg[c] += gy[i * C + c] * row[i * C + c];
         }
-      T sum = 0;
-      for (I c = 0; c < C; ++c) { sum += gg[c] * gate[c]; gg[c] *= s; }
-      ds += sum;
+      ds += dot(gg, gate, C);
+      for (I c = 0; c < C; ++c) gg[c] *= s;
     }
     gs[r] = ds;
     for (I c = 0; c < even; ++c) gg[c] = gy[c];
