@@ -60,6 +60,7 @@ class ClebschGordanConvolution(ExactConstants):
         self.degree_in, self.edge_degree, self.degree_out = degree_in, edge_degree, degree_out
         self.channels = channels
         self.paths = natural_paths(degree_in, edge_degree, degree_out)
+        self._all_couplings = sum((2 * l1 + 1) * (2 * l3 + 1) for l1, _, l3 in self.paths)
         self.selected = None if selected is None else tuple(selected)
         if self.selected is not None:
             self.paths = [self.paths[p] for p in self.selected]
@@ -97,7 +98,7 @@ class ClebschGordanConvolution(ExactConstants):
     ) -> list[Float[Tensor, "rows m paths_channels"]]:
         """Messages of every degree; harmonics and weights are those of the pairs' first atoms."""
         weights = weights.unflatten(-1, (len(self.paths), self.channels))
-        if self.form.usable(features, neighbors):
+        if self.form.usable(features, neighbors, num_couplings=self._all_couplings):
             messages = self.form.messages(features, harmonics @ self.couplings, weights, neighbors)
             sizes = [(2 * l + 1) * n for l, n in enumerate(self._ends())]
             return [

@@ -56,9 +56,15 @@ class PairForm:
         """Components of :math:`Z`."""
         return sum(path.dim_in * path.dim_out for path in self.paths)
 
-    def usable(self, x: Tensor, neighbors: NeighborBlocks) -> bool:
-        """Whether the kernels can be used, and are worth it."""
-        work = neighbors.first.shape[0] * self.num_couplings * x.shape[-1]
+    def usable(
+        self, x: Tensor, neighbors: NeighborBlocks, *, num_couplings: int | None = None
+    ) -> bool:
+        """Whether the kernels can be used, and are worth it.
+
+        A form that is part of a larger one is judged by the couplings of that one.
+        """
+        couplings = self.num_couplings if num_couplings is None else num_couplings
+        work = neighbors.first.shape[0] * couplings * x.shape[-1]
         if neighbors.reverse is None or not suits_kernels(x, work, LEAST_WORK):
             return False
         return kernels(self.key, x.dtype, vector_bytes(x.shape[-1], x.dtype)) is not None
