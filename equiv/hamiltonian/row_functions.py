@@ -5,7 +5,6 @@ derivatives see. Elsewhere :mod:`equiv.hamiltonian.row_kernels` computes the sam
 """
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -107,10 +106,13 @@ def possible(*tensors: Tensor) -> bool:
     return all(map(is_plain, tensors)) and row_library(tensors[0].dtype) is not None
 
 
-def call(function: type[Function], plain: Callable[..., Any], *arguments: Any) -> Any:
-    """Apply a function to its definition and arguments, of which all tensors are contiguous."""
-    given = (a.contiguous() if isinstance(a, Tensor) else a for a in arguments)
-    return function.apply(plain, *given)
+def call(function: type[Function], *arguments: Any) -> Any:
+    """Apply a function whose kernel takes contiguous tensors.
+
+    They are made so here and not in the function: what is saved there must be what it was given,
+    or second derivatives would end at the copy.
+    """
+    return function.apply(*(a.contiguous() if isinstance(a, Tensor) else a for a in arguments))
 
 
 def library(x: Tensor) -> Any:
