@@ -31,29 +31,20 @@ class _Again(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         needed = ctx.needs_input_grad[1:]
-        return None, *gradients_again(ctx.function, ctx.saved_tensors, needed, grads[0])
+        return None, *_gradients(ctx.function, ctx.saved_tensors, needed, grads[0])
 
 
-def gradients_again(
+def _gradients(
     function: Callable[..., Tensor],
     tensors: tuple[Tensor, ...],
     needed: tuple[bool, ...],
-    grad: Tensor | Callable[[Tensor], Tensor],
+    grad: Tensor,
 ) -> list[Tensor | None]:
-    """Gradients of a function that is evaluated for them, differentiable where that is asked for.
-
-    Args:
-        function: of the tensors.
-        tensors: its arguments.
-        needed: by which of them.
-        grad: what came in for its result; or a function that tells, given the result.
-    """
-    if torch.is_grad_enabled() and isinstance(grad, Tensor):
+    if torch.is_grad_enabled():
         return partial_gradients(function, tensors, needed, (grad,))
     with torch.enable_grad():
         leaves = [t.detach().requires_grad_(n) for t, n in zip(tensors, needed, strict=True)]
         result = function(*leaves)
-    came = grad if isinstance(grad, Tensor) else grad(result.detach())
     wanted = [t for t, need in zip(leaves, needed, strict=True) if need]
-    found = iter(torch.autograd.grad(result, wanted, came, materialize_grads=True))
+    found = iter(torch.autograd.grad(result, wanted, grad, materialize_grads=True))
     return [next(found) if need else None for need in needed]

@@ -2,14 +2,13 @@
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiv.hamiltonian.again import gradients_again
 from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
 from equiv.hamiltonian.row_functions import (
     RowFunction,
@@ -44,23 +43,6 @@ def gated_linear(
         return tuple(one(gated) for one in maps)
     layers = _Layers(gate, maps)
     return call(_GatedLinear, layers, x, *weights)
-
-
-def gated_linear_of(
-    gate: NormGate, map_: IrrepLinear, source: Callable[..., Tensor], *tensors: Tensor
-) -> Float[Tensor, "rows components channels"]:
-    r"""The same for one map, of ``x = source(*tensors)`` which is not kept either.
-
-    For sources that are cheap beside the map: they are called once more in the backward pass. The
-    source must not depend on other tensors that need a gradient.
-    """
-    first, second = gate.first, gate.second
-    weights = (first.weight, first.bias, second.weight, second.bias, map_.weight)
-    given = [w for w in weights if w is not None]
-    if not (torch.is_grad_enabled() and possible(*tensors, *given)):
-        return gated_linear(gate, (map_,), source(*tensors))[0]
-    layers = _Layers(gate, (map_,))
-    return call(_GatedLinearOf, layers, source, *weights, *tensors)
 
 
 class _Layers:
@@ -117,34 +99,6 @@ class _GatedLinear(RowFunction):
             return _GatedLinear.slow(ctx, (x, *weights), grads)
         gx, found = _backward(ctx.layers, x, weights, grads)
         return None, gx, *found
-
-
-class _GatedLinearOf(RowFunction):
-    constants = 2
-
-    @staticmethod
-    def forward(ctx: Any, layers: _Layers, source: Callable[..., Tensor], *given: Tensor) -> Tensor:
-        weights, tensors = given[:5], given[5:]
-        ctx.layers, ctx.source = layers, source
-        ctx.plain = lambda *given: layers.plain(source(*given[5:]), *given[:5])[0]
-        ctx.save_for_backward(*weights, *tensors)
-        return _forward(layers, source(*tensors).contiguous(), weights)[0]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        given = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return _GatedLinearOf.slow(ctx, given, grads)
-        weights, tensors = given[:5], given[5:]
-        found: list[Tensor] = []
-
-        def by_source(x: Tensor) -> Tensor:
-            gx, of_weights = _backward(ctx.layers, x.contiguous(), weights, grads)
-            found.extend(of_weights)
-            return gx
-
-        rest = gradients_again(ctx.source, tensors, ctx.needs_input_grad[7:], by_source)
-        return None, None, *found, *rest
 
 
 def _forward(layers: _Layers, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:

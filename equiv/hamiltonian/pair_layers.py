@@ -10,7 +10,7 @@ from equiv.constants import ExactConstants
 from equiv.errors import EquivError
 from equiv.hamiltonian.coupling_paths import CouplingPath, PathProduct, balanced, coupling_paths
 from equiv.hamiltonian.degrees import Degrees
-from equiv.hamiltonian.gated_linear import gated_linear, gated_linear_of
+from equiv.hamiltonian.gated_linear import gated_linear
 from equiv.hamiltonian.gates import PairGate
 from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
 from equiv.hamiltonian.node_layers import PairGeometry
@@ -66,15 +66,9 @@ class DiagonalLayer(ExactConstants):
         weights = self.weights
         if len(selection) < len(weights):
             weights = weights.index_select(0, torch.tensor(selection, device=x.device))
-
-        def coupled(left: Tensor, right: Tensor, weights: Tensor, x: Tensor) -> Tensor:
-            kept = nn.functional.pad(x[:, : self.shared], (0, 0, 0, self.out.dim - self.shared))
-            return kept + self.paths.product(left, right, weights, selection)
-
-        given = (left, right, (weights * factors).unsqueeze(0), x)
-        if self.paths.cheap:
-            return gated_linear_of(self.norm_out, self.linear, coupled, *given)
-        return gated_linear(self.norm_out, (self.linear,), coupled(*given))[0]
+        coupled = self.paths.product(left, right, (weights * factors).unsqueeze(0), selection)
+        kept = nn.functional.pad(x[:, : self.shared], (0, 0, 0, self.out.dim - self.shared))
+        return gated_linear(self.norm_out, (self.linear,), coupled + kept)[0]
 
 
 class PairLayer(ExactConstants):
@@ -158,17 +152,10 @@ class PairLayer(ExactConstants):
         a, b = gated_linear(self.norm_in, (self.left, self.right), x)
         hidden = self.weights.hidden(pairs.radial, lambda x: self.invariants(x, *atoms), x)
         factors = factors.squeeze(1) * (0.5 * self.weights.scale)
-
-        def coupled(a: Tensor, b: Tensor, hidden: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
-            weights = path_weights(hidden, rows, factors, selection)
-            signs = (self.left_signs, self.right_signs)
-            return product_of_atoms(self.paths.product, a, b, atoms, signs, weights, selection)
-
-        given = (a, b, hidden, self.weights.rows, factors)
-        if self.paths.cheap:
-            update = gated_linear_of(self.norm_out, self.linear, coupled, *given)
-        else:
-            (update,) = gated_linear(self.norm_out, (self.linear,), coupled(*given))
+        weights = path_weights(hidden, self.weights.rows, factors, selection)
+        signs = (self.left_signs, self.right_signs)
+        coupled = product_of_atoms(self.paths.product, a, b, atoms, signs, weights, selection)
+        (update,) = gated_linear(self.norm_out, (self.linear,), coupled)
         if index is None:
             return update if f is None else f + update
         if weight is None:
@@ -251,11 +238,6 @@ class SelectedPaths(ExactConstants):
     def selection(self) -> tuple[int, ...]:
         """The paths to compute."""
         return self.everything if self.gate is None else self.gate.selection
-
-    @property
-    def cheap(self) -> bool:
-        """Whether the product costs so little that it had better be made again than kept."""
-        return self.gate is not None and self.gate.cost_share() <= 0.5
 
     def coefficients(self) -> Float[Tensor, "selected 1"]:
         """Their factors."""

@@ -1,7 +1,5 @@
 """Layers of the Hamiltonian network: products over selected paths, and their kernels."""
 
-from functools import partial
-
 import pytest
 import torch
 
@@ -132,50 +130,6 @@ def test_gated_maps_agree_with_their_parts(monkeypatch):
         found.append([*y, *torch.autograd.grad(y, given, grads)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
-
-
-def test_a_source_that_is_called_again_changes_nothing():
-    """Values, gradients by all that it depends on, and second derivatives."""
-    gate, (graded, _), x = gated(4)
-    other = normal(7, 40, 4, seed=3)
-    parameters = [*gate.parameters(), graded.weight]
-    calls = []
-
-    def source(x, other):
-        calls.append(torch.is_grad_enabled())
-        return x * other + x
-
-    given = [x.requires_grad_(), other.requires_grad_()]
-    one = gated_linear.gated_linear_of(gate, graded, source, *given)
-    assert calls == [False]
-    (two,) = gated_linear.gated_linear(gate, (graded,), source(*given))
-    grads = [torch.autograd.grad(y, [*given, *parameters], normal(*y.shape)) for y in (one, two)]
-    assert calls == [False, True, True]
-    for a, b in zip([one, *grads[0]], [two, *grads[1]], strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-
-    def function(flat):
-        return gated_linear.gated_linear_of(gate, graded, source, *flat.view(2, 7, 40, 4).unbind())
-
-    flat = torch.stack([t.detach() for t in given]).flatten()
-    assert_gradient(function, flat, step=1e-4, tolerance=1e-7)
-
-
-def _note(kept, x):
-    kept.append(x.shape)
-    return x
-
-
-def test_thinned_products_are_made_again_and_dense_ones_kept():
-    x = normal(5, 25, 4)
-    for sparsity in (0.0, 0.3, 0.7):
-        layer = DiagonalLayer(NODES, BLOCKS, 4, 8, sparsity=PathSparsity(sparsity)).double()
-        assert layer.paths.cheap == (sparsity == 0.7)
-        kept: list[torch.Size] = []
-        keep = partial(_note, kept)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            layer(x.requires_grad_())
-        assert ((5, 40, 4) in kept) == (sparsity != 0.7)
 
 
 def test_gated_maps_have_second_derivatives():
