@@ -360,8 +360,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes[0].set(xlabel="training step (ms)", title="one thread, the same batch")
     axes[0].invert_yaxis()
     axes[0].set_xscale("log")
+    axes[0].xaxis.set_major_formatter(ScalarFormatter())
+    axes[0].xaxis.set_minor_formatter(NullFormatter())
+    axes[0].set_xticks([30, 100, 300, 1000, 3000])
     if sets:
-        axes[0].legend(fontsize=8)
+        axes[0].legend(fontsize=8, loc="upper right")
     found = results.get("errors", [])
     axes[1].set_visible(bool(found or results.get("runs")))
     for n, name in enumerate(COURSES):
@@ -394,8 +397,10 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axes[1].yaxis.set_minor_formatter(NullFormatter())
         axes[1].set_yticks([2, 5, 10, 20, 50, 100, 200])
         values = [row["h_mae_uEh"] for row in (*found, *runs)]
-        axes[1].set_ylim(0.7 * min(values), 1.4 * max(values))
-        axes[1].legend(fontsize=8)
+        axes[1].set_ylim(0.7 * min(values), 5 * max(values))  # the legend lies above the points
+        axes[1].legend(
+            fontsize=6.5, ncols=2, columnspacing=1.0, handlelength=1.4, loc="upper center"
+        )
     if "kept_by_distance" in results:
         shown = results["kept_by_distance"]
         axes[2].plot(shown["distance_A"], shown["kept"], "o-")
