@@ -4,8 +4,9 @@ Importing the package loads nothing heavy and changes no global state; each publ
 when it is first used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from equiv.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -32,14 +33,4 @@ if TYPE_CHECKING:
     from equiv.models.file import load_model, save_model
     from equiv.tensor_products import tensor_product
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(
-            f"module 'equiv' has no attribute {name!r}; it offers {', '.join(__all__)}"
-        )
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, __all__, _HOME)

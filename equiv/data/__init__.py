@@ -3,8 +3,9 @@
 Nothing is imported before it is used, so that recipes can be validated without ASE or torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from equiv.lazy import lazy_names
 
 _HOME = {
     "CheckReport": "equiv.data.report",
@@ -59,12 +60,4 @@ if TYPE_CHECKING:
     from equiv.data.report import CheckReport, Finding
     from equiv.data.split import split_frames
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'equiv.data' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, __all__, _HOME)

@@ -3,8 +3,9 @@
 Nothing is imported before it is used, so that layers need torch alone, and neither ASE nor e3nn.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from equiv.lazy import lazy_names
 
 _HOME = {
     "Irrep": "equiv.so3.irreps",
@@ -72,12 +73,4 @@ if TYPE_CHECKING:
     from equiv.so3.rotations import irreps_matrix, random_rotations, rotate_spherical, wigner_matrix
     from equiv.so3.symmetric_power import num_symmetric_couplings, symmetric_couplings
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'equiv.so3' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, __all__, _HOME)

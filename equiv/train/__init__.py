@@ -1,7 +1,8 @@
 """Training: `run(recipe)` does the whole job; the parts are here for those who write their own."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from equiv.lazy import lazy_names
 
 _HOME = {
     "Metrics": "equiv.train.errors",
@@ -36,12 +37,5 @@ if TYPE_CHECKING:
     from equiv.train.recipe_load import load_recipe
     from equiv.train.task import Task
 
-
-def __getattr__(name: str) -> Any:
-    # Recipes are checked before anything heavy is imported, so the heavy names are fetched when
-    # they are used.
-    if name not in _HOME:
-        raise AttributeError(
-            f"module 'equiv.train' has no attribute {name!r}; it offers {', '.join(__all__)}"
-        )
-    return getattr(import_module(_HOME[name]), name)
+# Recipes are checked before anything heavy is imported, so heavy names wait until they are used.
+__getattr__, __dir__ = lazy_names(__name__, __all__, _HOME)

@@ -21,6 +21,7 @@ from equiv.train.recipe import (
     Recipe,
     Section,
 )
+from equiv.train.recipe_gates import Budget, FixedFrom, GateSeed, RandomUntil
 
 
 class DataRecipe(FilesRecipe):
@@ -117,18 +118,10 @@ class MACERecipe(PotentialModelRecipe):
         lt=1,
         description="share of the paths of each convolution that a gate drops; 0: none",
     )
-    budget: Literal["paths", "flops"] = Field(
-        default="paths", description="what `sparsity` is a share of: paths, or multiply-adds"
-    )
-    random_until: Literal["auto"] | int = Field(
-        default="auto",
-        description="optimizer step at which the gates stop to be random; auto: 2 % of all",
-    )
-    fixed_from: Literal["auto"] | int = Field(
-        default="auto",
-        description="optimizer step from which the gates are fixed; auto: 5 % of all",
-    )
-    gate_seed: int = Field(default=0, ge=0, description="seed of the random phase of the gates")
+    budget: Budget = "paths"
+    random_until: RandomUntil = "auto"
+    fixed_from: FixedFrom = "auto"
+    gate_seed: GateSeed = 0
     long_range: LongRangeRecipe | None = Field(
         default=None, description="electrostatics (and dispersion) beyond the cutoff"
     )

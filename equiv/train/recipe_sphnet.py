@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from equiv.train.recipe import Count, ModelRecipe, Positive
+from equiv.train.recipe_gates import Budget, FixedFrom, GateSeed, RandomUntil
 
 
 class SPHNetRecipe(ModelRecipe):
@@ -50,18 +51,10 @@ class SPHNetRecipe(ModelRecipe):
         lt=1,
         description="share of the pairs of atoms that is dropped; null: as `sparsity`",
     )
-    budget: Literal["paths", "flops"] = Field(
-        default="paths", description="what `sparsity` is a share of: paths, or multiply-adds"
-    )
-    random_until: Literal["auto"] | int = Field(
-        default="auto",
-        description="optimizer step at which the gates stop to be random; auto: 2 % of all",
-    )
-    fixed_from: Literal["auto"] | int = Field(
-        default="auto",
-        description="optimizer step from which the gates are fixed; auto: 5 % of all",
-    )
-    gate_seed: int = Field(default=0, ge=0, description="seed of the random phase of the gates")
+    budget: Budget = "paths"
+    random_until: RandomUntil = "auto"
+    fixed_from: FixedFrom = "auto"
+    gate_seed: GateSeed = 0
     mean_neighbors: Literal["auto"] | Positive = Field(
         default="auto", description="normalisation of sums over neighbours"
     )
