@@ -36,30 +36,47 @@ def gated_linear(
     The invariants, the network of the gate and the gated features are cheap beside the maps. So
     they are computed again in the backward pass, block by block, and only ``x`` is kept.
     """
-    first, second = gate.first, gate.second
-    weights = (first.weight, first.bias, second.weight, second.bias, *(w.weight for w in maps))
-    if not possible(x, *(w for w in weights if w is not None)):
-        gated = gate(x)
-        return tuple(one(gated) for one in maps)
-    layers = _Layers(gate, maps)
-    return call(_GatedLinear, layers, x, *weights)
+    return GatedMaps(gate, maps)(x)
 
 
-class _Layers:
-    """What the function needs to know of its layers beside their weights."""
+class GatedMaps:
+    """A gate and the maps that follow it, as the functions of rows read them.
+
+    Args:
+        gate: of the features.
+        maps: of the gated features.
+
+    Attributes:
+        weights: two matrices and two biases of the gate, then those of the maps.
+    """
 
     def __init__(self, gate: NormGate, maps: Sequence[IrrepLinear]) -> None:
+        network = (gate.first.weight, gate.first.bias, gate.second.weight, gate.second.bias)
+        self.weights = [w for w in (*network, *(w.weight for w in maps)) if w is not None]
         self.rows, self.even = gate.rows, gate.even
         self.scales = [1 / math.sqrt(len(w.weight)) for w in (gate.first, gate.second)]
         self.maps = [(w.rows, w.grades, 1 / math.sqrt(w.channels // w.grades)) for w in maps]
 
-    def plain(self, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    def __call__(
+        self, x: Float[Tensor, "rows components channels"], scale: Tensor | None = None
+    ) -> tuple[Float[Tensor, "rows components channels"], ...]:
+        """What every map gives, with a factor for each row, if there is a ``scale``."""
+        given = (x, *self.weights) if scale is None else (x, *self.weights, scale)
+        return call(_GatedLinear, self, *given) if possible(*given) else self.plain(*given)
+
+    def split(self, given: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor | None]:
+        """The weights, and the scale if it is there, of ``[*weights, *scale]``."""
+        end = len(self.weights)
+        return given[:end], given[end] if len(given) > end else None
+
+    def plain(self, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         """The definition."""
-        w1, b1, w2, b2, *matrices = weights
+        (w1, b1, w2, b2, *matrices), factor = self.split(given)
         invariants, size = norms(self.rows, self.even, x)
         hidden = nn.functional.silu(torch.addmm(b1, invariants, w1, alpha=self.scales[0]))
         out = torch.addmm(b2, hidden, w2, alpha=self.scales[1])
         y = gates(self.rows, self.even, x, size, out)
+        y = y if factor is None else y * factor[:, None, None]
         return tuple(
             linear(rows, grades, y, w, scale)
             for (rows, grades, scale), w in zip(self.maps, matrices, strict=True)
@@ -69,7 +86,7 @@ class _Layers:
 class _Gated:
     """Gated features of some rows, and what led to them."""
 
-    def __init__(self, layers: _Layers, x: Tensor, weights: Sequence[Tensor]) -> None:
+    def __init__(self, layers: GatedMaps, x: Tensor, weights: Sequence[Tensor]) -> None:
         rows, even = layers.rows, layers.even
         n, _, channels = x.shape
         w1, b1, w2, b2 = weights
@@ -87,57 +104,77 @@ class _GatedLinear(RowFunction):
     constants = 1
 
     @staticmethod
-    def forward(ctx: Any, layers: _Layers, x: Tensor, *weights: Tensor) -> Any:
+    def forward(ctx: Any, layers: GatedMaps, x: Tensor, *given: Tensor) -> Any:
         ctx.layers, ctx.plain = layers, layers.plain
-        ctx.save_for_backward(x, *weights)
-        return _forward(layers, x, weights)
+        ctx.save_for_backward(x, *given)
+        return forward_rows(layers, x, *layers.split(given))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        x, *weights = ctx.saved_tensors
+        x, *given = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _GatedLinear.slow(ctx, (x, *weights), grads)
-        gx, found = _backward(ctx.layers, x, weights, grads)
-        return None, gx, *found
+            return _GatedLinear.slow(ctx, (x, *given), grads)
+        weights, scale = ctx.layers.split(given)
+        found = [torch.zeros_like(w) for w in weights]
+        gx, g_scale = backward_rows(ctx.layers, x, weights, scale, grads, found)
+        return None, gx, *found, *(() if scale is None else (g_scale,))
 
 
-def _forward(layers: _Layers, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def forward_rows(
+    layers: GatedMaps, x: Tensor, weights: Sequence[Tensor], scale: Tensor | None
+) -> tuple[Tensor, ...]:
+    """The maps of all rows, block by block."""
     results = tuple(torch.empty_like(x) for _ in layers.maps)
     for part in _blocks(x):
         gated = _Gated(layers, x[part], weights[:4])
-        for (rows, grades, scale), w, y in zip(layers.maps, weights[4:], results, strict=True):
-            _map(rows, grades, scale, gated.y, w, y[part])
+        if scale is not None:
+            gated.y *= scale[part, None, None]
+        for (rows, grades, unit), w, y in zip(layers.maps, weights[4:], results, strict=True):
+            _map(rows, grades, unit, gated.y, w, y[part])
     return results
 
 
-def _backward(
-    layers: _Layers, x: Tensor, weights: Sequence[Tensor], grads: Sequence[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
-    """Gradients by x and by the weights."""
+def backward_rows(
+    layers: GatedMaps,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    scale: Tensor | None,
+    grads: Sequence[Tensor],
+    into: Sequence[Tensor],
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients by x and by the scale; those by the weights are added to ``into``."""
     grads = tuple(g.contiguous() for g in grads)
-    gx, found = torch.empty_like(x), [torch.zeros_like(w) for w in weights]
+    gx = torch.empty_like(x)
+    g_scale = None if scale is None else torch.empty_like(scale)
     w1, _, w2, _ = weights[:4]
     (scale1, scale2), cpp = layers.scales, library(x)
     for part in _blocks(x):
         gated = _Gated(layers, x[part], weights[:4])
         g_y = torch.empty_like(gated.y)
-        for k, (rows, grades, scale) in enumerate(layers.maps):
-            g, w = grads[k][part], weights[4 + k]
-            _map(rows, grades, scale, g, w, g_y, transposed=1, add=int(k > 0))
-            sizes = ints(*rows.sizes(len(g)), grades, w.shape[1])
-            cpp.linear_weight(*sizes, *pointers(gated.y, g, found[4 + k]), real(x, scale))
+        for k, (rows, grades, unit) in enumerate(layers.maps):
+            _map(
+                rows, grades, unit, grads[k][part], weights[4 + k], g_y, transposed=True, add=k > 0
+            )
+        if scale is not None and g_scale is not None:
+            g_scale[part] = torch.linalg.vecdot(g_y.flatten(1), gated.y.flatten(1))
+            g_y *= scale[part, None, None]
+            gated.y *= scale[part, None, None]
+        for k, (rows, grades, unit) in enumerate(layers.maps):
+            g = grads[k][part]
+            sizes = ints(*rows.sizes(len(g)), grades, weights[4 + k].shape[1])
+            cpp.linear_weight(*sizes, *pointers(gated.y, g, into[4 + k]), real(x, unit))
         g_size, g_out = torch.empty_like(gated.size), torch.empty_like(gated.out)
         given = (x[part], gated.size, gated.out, g_y, gx[part], g_size, g_out)
         cpp.gates_back(*gated.sizes, *pointers(*given))
-        found[3] += g_out.sum(0)
-        found[2].addmm_(gated.hidden.T, g_out, alpha=scale2)
+        into[3].add_(g_out.sum(0))
+        into[2].addmm_(gated.hidden.T, g_out, alpha=scale2)
         g_before = torch.ops.aten.silu_backward(g_out @ w2.T * scale2, gated.before)
-        found[1] += g_before.sum(0)
-        found[0].addmm_(gated.invariants.T, g_before, alpha=scale1)
+        into[1].add_(g_before.sum(0))
+        into[0].addmm_(gated.invariants.T, g_before, alpha=scale1)
         g_invariants = (g_before * scale1) @ w1.T
         given = (x[part], gated.invariants, gated.size, g_invariants, g_size, gx[part])
         cpp.norms_back(*gated.sizes, *pointers(*given))
-    return gx, found
+    return gx, g_scale
 
 
 def _map(
@@ -148,8 +185,8 @@ def _map(
     weight: Tensor,
     y: Tensor,
     *,
-    transposed: int = 0,
-    add: int = 0,
+    transposed: bool = False,
+    add: bool = False,
 ) -> None:
     library(x).linear(
         *ints(*rows.sizes(len(x)), grades, weight.shape[1]),

@@ -7,6 +7,7 @@ rank of a distributed run.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from equiv.errors import EquivError
+from equiv.hamiltonian.again import again
 from equiv.nn.path_gate import Phase, check_sparsity
 
 UNSEEN = -1e9  # a threshold below every score
@@ -112,7 +114,21 @@ class PairGate(nn.Module):
             pair_batch: the molecule of every pair.
             counts: :math:`N_m`, the atoms of every molecule.
         """
-        score = invariants @ (self.scores / math.sqrt(len(self.scores)))
+        return self.of_atoms(lambda x: x, invariants, pair_batch, counts)
+
+    def of_atoms(
+        self,
+        invariants: Callable[[Tensor], Float[Tensor, "pairs invariants"]],
+        x: Tensor,
+        pair_batch: Int[Tensor, " pairs"],
+        counts: Int[Tensor, " graphs"],
+    ) -> KeptPairs:
+        """The same, where the invariants are a function of ``x``, too large to be kept."""
+
+        def function(x: Tensor, scores: Tensor) -> Tensor:
+            return invariants(x) @ (scores / math.sqrt(len(scores)))
+
+        score = again(function, x, self.scores)
         fixed = int(self.phase) == Phase.FIXED
         if fixed and not bool(((counts * (counts - 1)) // 2 > counts).any()):
             return KeptPairs(None, None)  # three atoms or fewer

@@ -206,8 +206,12 @@ class SphericalInteraction(ExactConstants):
         """New features of all atoms."""
         weight = None
         if self.gate is not None:
-            invariants = self.invariants(x, pairs.first, pairs.second)
-            index, weight = self.gate(invariants, pairs.pair_batch, pairs.counts)
+            index, weight = self.gate.of_atoms(
+                lambda x, atoms=(pairs.first, pairs.second): self.invariants(x, *atoms),
+                x,
+                pairs.pair_batch,
+                pairs.counts,
+            )
             pairs = pairs.kept(index)
         y, atoms = pairs.harmonics[:, : len(self.signs)], (pairs.first, pairs.second)
         weights = self.weights.of_atoms(

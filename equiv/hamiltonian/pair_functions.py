@@ -156,22 +156,6 @@ def path_weights(
     return call(_PathWeights, plain, index, hidden, rows, factors)
 
 
-def add_rows(
-    f: Float[Tensor, "pairs components channels"],
-    index: Int[Tensor, " kept"],
-    update: Float[Tensor, "kept components channels"],
-    weight: Float[Tensor, " kept"],
-) -> Float[Tensor, "pairs components channels"]:
-    """Features with weighted updates of some rows."""
-
-    def plain(f: Tensor, update: Tensor, weight: Tensor) -> Tensor:
-        return f.index_add(0, index, update * weight[:, None, None])
-
-    if not possible(f, update, weight):
-        return plain(f, update, weight)
-    return call(_AddRows, plain, index, f, update, weight)
-
-
 def _couplings(
     product: "PathProduct",
     selection: tuple[int, ...],
@@ -339,7 +323,7 @@ class _PathWeights(RowFunction):
         hidden, rows, factors = given
         ctx.plain, ctx.index = plain, index
         ctx.save_for_backward(hidden, rows, factors)
-        found = hidden @ _PathWeights.matrix(index, rows, factors)
+        found = hidden @ arranged(index, rows, factors)
         return found.unflatten(1, (len(index), rows.shape[2]))
 
     @staticmethod
@@ -348,37 +332,34 @@ class _PathWeights(RowFunction):
         if torch.is_grad_enabled():
             return _PathWeights.slow(ctx, (hidden, rows, factors), grads)
         index, g = ctx.index, grads[0].flatten(1)
-        g_hidden = g @ _PathWeights.matrix(index, rows, factors).T
-        g_matrix = hidden.T @ g
-        g_rows = torch.empty_like if len(index) == len(rows) else torch.zeros_like
-        g_rows, g_factors = g_rows(rows), torch.empty_like(factors)
-        given = (index, rows, factors, g_matrix, g_rows, g_factors)
-        _pair_library(rows).arrange_back(*ints(len(index), *rows.shape[1:]), *pointers(*given))
-        return None, None, g_hidden, g_rows, g_factors
-
-    @staticmethod
-    def matrix(index: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
-        matrix = rows.new_empty(rows.shape[1], len(index) * rows.shape[2])
-        given = pointers(index, rows, factors, matrix)
-        _pair_library(rows).arrange(*ints(len(index), *rows.shape[1:]), *given)
-        return matrix
+        g_hidden = g @ arranged(index, rows, factors).T
+        return None, None, g_hidden, *arranged_back(index, rows, factors, hidden.T @ g)
 
 
-class _AddRows(RowFunction):
-    constants = 2
+def arranged(
+    index: Int[Tensor, " selected"],
+    rows: Float[Tensor, "paths hidden channels"],
+    factors: Float[Tensor, " selected"],
+) -> Float[Tensor, "hidden selected*channels"]:
+    """The matrix of :func:`path_weights`."""
+    matrix = rows.new_empty(rows.shape[1], len(index) * rows.shape[2])
+    given = pointers(index, rows, factors, matrix)
+    _pair_library(rows).arrange(*ints(len(index), *rows.shape[1:]), *given)
+    return matrix
 
-    @staticmethod
-    def forward(ctx: Any, plain: Any, index: Tensor, *given: Tensor) -> Tensor:
-        f, update, weight = given
-        ctx.plain, ctx.index = plain, index
-        ctx.save_for_backward(update, weight)
-        return plain(f, update, weight)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        update, weight = ctx.saved_tensors
-        some = grads[0].index_select(0, ctx.index)
-        return None, None, grads[0], some * weight[:, None, None], (some * update).sum((1, 2))
+def arranged_back(
+    index: Int[Tensor, " selected"],
+    rows: Float[Tensor, "paths hidden channels"],
+    factors: Float[Tensor, " selected"],
+    grad: Float[Tensor, "hidden selected*channels"],
+) -> tuple[Float[Tensor, "paths hidden channels"], Float[Tensor, " selected"]]:
+    """Gradients by ``rows`` and ``factors``, given that by the matrix."""
+    new = torch.empty_like if len(index) == len(rows) else torch.zeros_like
+    g_rows, g_factors = new(rows), torch.empty_like(factors)
+    given = (index, rows, factors, grad, g_rows, g_factors)
+    _pair_library(rows).arrange_back(*ints(len(index), *rows.shape[1:]), *pointers(*given))
+    return g_rows, g_factors
 
 
 def _pair_library(x: Tensor) -> Any:

@@ -10,11 +10,12 @@ from equiv.constants import ExactConstants
 from equiv.errors import EquivError
 from equiv.hamiltonian.coupling_paths import CouplingPath, PathProduct, balanced, coupling_paths
 from equiv.hamiltonian.degrees import Degrees
-from equiv.hamiltonian.gated_linear import gated_linear
+from equiv.hamiltonian.gated_linear import GatedMaps, gated_linear
+from equiv.hamiltonian.gated_products import ProductOfAtom, ProductOfPair, gated_product
 from equiv.hamiltonian.gates import PairGate
 from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
 from equiv.hamiltonian.node_layers import PairGeometry
-from equiv.hamiltonian.pair_functions import add_rows, path_weights, product_of_atoms, spread
+from equiv.hamiltonian.pair_functions import spread
 from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights, simple_invariants
 from equiv.nn.path_gate import PathGate
 
@@ -49,7 +50,7 @@ class DiagonalLayer(ExactConstants):
         sparsity: "PathSparsity | None" = None,
     ) -> None:
         super().__init__()
-        self.out, self.shared = out, min(degrees.dim, out.natural_dim)
+        self.out = out
         self.paths = SelectedPaths(degrees, out, parity=parity, sparsity=sparsity)
         self.norm_in = NormGate(degrees, channels, hidden)
         self.left, self.right = IrrepLinear(degrees, channels), IrrepLinear(degrees, channels)
@@ -66,9 +67,12 @@ class DiagonalLayer(ExactConstants):
         weights = self.weights
         if len(selection) < len(weights):
             weights = weights.index_select(0, torch.tensor(selection, device=x.device))
-        coupled = self.paths.product(left, right, (weights * factors).unsqueeze(0), selection)
-        kept = nn.functional.pad(x[:, : self.shared], (0, 0, 0, self.out.dim - self.shared))
-        return gated_linear(self.norm_out, (self.linear,), coupled + kept)[0]
+        return gated_product(
+            GatedMaps(self.norm_out, (self.linear,)),
+            ProductOfAtom(self.paths.product, selection),
+            (left, right, (weights * factors).unsqueeze(0), x),
+            keep=not self.paths.cheap,
+        )
 
 
 class PairLayer(ExactConstants):
@@ -144,25 +148,35 @@ class PairLayer(ExactConstants):
         """New features of all pairs."""
         index, weight, many = None, None, len(pairs.first)
         if self.pair_gate is not None:
-            invariants = self.invariants(x, pairs.first, pairs.second)
-            index, weight = self.pair_gate(invariants, pairs.pair_batch, pairs.counts)
+            index, weight = self.pair_gate.of_atoms(
+                lambda x, atoms=(pairs.first, pairs.second): self.invariants(x, *atoms),
+                x,
+                pairs.pair_batch,
+                pairs.counts,
+            )
             pairs = pairs.kept(index)
         atoms = (pairs.first, pairs.second)
-        selection, factors = self.paths.selection, self.paths.coefficients()
         a, b = gated_linear(self.norm_in, (self.left, self.right), x)
         hidden = self.weights.hidden(pairs.radial, lambda x: self.invariants(x, *atoms), x)
-        factors = factors.squeeze(1) * (0.5 * self.weights.scale)
-        weights = path_weights(hidden, self.weights.rows, factors, selection)
         signs = (self.left_signs, self.right_signs)
-        coupled = product_of_atoms(self.paths.product, a, b, atoms, signs, weights, selection)
-        (update,) = gated_linear(self.norm_out, (self.linear,), coupled)
+        update = gated_product(
+            GatedMaps(self.norm_out, (self.linear,)),
+            ProductOfPair(self.paths.product, self.paths.selection, atoms, signs),
+            (
+                a,
+                b,
+                hidden,
+                self.weights.rows,
+                self.paths.coefficients().squeeze(1) * (0.5 * self.weights.scale),
+            ),
+            weight,
+            keep=not self.paths.cheap,
+        )
         if index is None:
             return update if f is None else f + update
-        if weight is None:
-            weight = update.new_ones(len(update))
         if f is None:
             f = update.new_zeros(many, *update.shape[1:])
-        return add_rows(f, index, update, weight)
+        return f.index_add(0, index, update)
 
 
 class PathSparsity:
@@ -238,6 +252,11 @@ class SelectedPaths(ExactConstants):
     def selection(self) -> tuple[int, ...]:
         """The paths to compute."""
         return self.everything if self.gate is None else self.gate.selection
+
+    @property
+    def cheap(self) -> bool:
+        """Whether the product had better be made again for the backward pass than kept."""
+        return self.gate is not None and self.gate.cost_share() <= 0.5
 
     def coefficients(self) -> Float[Tensor, "selected 1"]:
         """Their factors."""

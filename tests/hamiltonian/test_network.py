@@ -1,12 +1,15 @@
 """Layers of the Hamiltonian network: products over selected paths, and their kernels."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from equiv.errors import EquivError
-from equiv.hamiltonian import gated_linear, row_functions
+from equiv.hamiltonian import gated_linear, gated_products, row_functions
 from equiv.hamiltonian.coupling_paths import PathProduct, coupling_paths
 from equiv.hamiltonian.degrees import Degrees
+from equiv.hamiltonian.gated_products import ProductOfAtom, ProductOfPair
 from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
 from equiv.hamiltonian.pair_layers import DiagonalLayer, PathSparsity
 from equiv.hamiltonian.radial import ExponentialBernstein
@@ -118,33 +121,113 @@ def gated(channels, seed=0):
     return gate, maps, normal(7, 40, channels)
 
 
-def test_gated_maps_agree_with_their_parts(monkeypatch):
+@pytest.mark.parametrize("scaled", [False, True])
+def test_gated_maps_agree_with_their_parts(scaled, monkeypatch):
     gate, maps, x = gated(12)
     monkeypatch.setattr(gated_linear, "BLOCK", 1000)  # several blocks
-    x.requires_grad_()
+    scale = normal(7, seed=4).requires_grad_() if scaled else None
+    given = [x.requires_grad_(), *gate.parameters(), *(w.weight for w in maps)]
+    given += [scale] if scaled else []
     found = []
     for fused in (True, False):
-        y = gated_linear.gated_linear(gate, maps, x) if fused else [w(gate(x)) for w in maps]
-        given = [x, *gate.parameters(), *(w.weight for w in maps)]
+        y = gated_linear.GatedMaps(gate, maps)(x, scale) if fused else [w(gate(x)) for w in maps]
+        if scaled and not fused:
+            y = [z * scale[:, None, None] for z in y]
         grads = [normal(*o.shape, seed=9 + n) for n, o in enumerate(y)]
         found.append([*y, *torch.autograd.grad(y, given, grads)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
 
-def test_gated_maps_have_second_derivatives():
+@pytest.mark.parametrize("scaled", [False, True])
+def test_gated_maps_have_second_derivatives(scaled):
     gate, maps, x = gated(4)
-    parameters = [*gate.parameters(), *(w.weight for w in maps)]
-    shapes = [t.shape for t in (x, *parameters)]
+    given = [x, *gate.parameters(), *(w.weight for w in maps), *([normal(7)] if scaled else [])]
 
-    def function(flat):
-        parts = flat.split([s.numel() for s in shapes])
-        given = [p.view(s) for p, s in zip(parts, shapes, strict=True)]
-        layers = gated_linear._Layers(gate, maps)
+    def function(*given):
+        layers = gated_linear.GatedMaps(gate, maps)
         return torch.cat([y.flatten() for y in gated_linear._GatedLinear.apply(layers, *given)])
 
-    flat = torch.cat([t.detach().flatten() for t in (x, *parameters)])
-    assert_gradient(function, flat, step=1e-4, tolerance=1e-7)
+    assert_gradient_by_all(function, given)
+
+
+def assert_gradient_by_all(function, given):
+    """The same check for a function of several tensors."""
+
+    def of_all(flat):
+        parts = flat.split([t.numel() for t in given])
+        return function(*(p.view(t.shape) for p, t in zip(parts, given, strict=True)))
+
+    flat = torch.cat([t.detach().flatten() for t in given])
+    assert_gradient(of_all, flat, step=1e-4, tolerance=1e-7)
+
+
+SELECTION = (0, 3, 7, 20, 33, 40, 47, 52, 55, 58)
+PAIRS = torch.tensor([0, 2, 2, 0, 3] * 2), torch.tensor([1, 1, 4, 4, 1] * 2)  # of five atoms
+SIGNS = torch.tensor([1.0, -1, 1, -1]).double(), torch.tensor([1.0, -1, -1, 1]).double()
+
+
+def products(kind):
+    """A product, what it is a function of, and its rows."""
+    product, atoms = PathProduct(NODES, NODES, BLOCKS), [normal(10, 25, 4, seed=n) for n in (1, 2)]
+    if kind == "atoms":
+        tensors = [*atoms, normal(1, len(SELECTION), 4, seed=3), normal(10, 25, 4, seed=4)]
+        return ProductOfAtom(product, SELECTION), tensors, 10
+    pairs = tuple(some[:0] for some in PAIRS) if kind == "no pairs" else PAIRS
+    tensors = [*atoms, normal(len(pairs[0]), 6, seed=3)]
+    tensors += [normal(len(product.paths), 6, 4, seed=4), normal(len(SELECTION), seed=5)]
+    return ProductOfPair(product, SELECTION, pairs, SIGNS), tensors, len(pairs[0])
+
+
+@pytest.mark.skipif(row_library(torch.float64) is None, reason="no compiler")
+@pytest.mark.parametrize("kind", ["atoms", "pairs", "no pairs"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_product_that_is_not_kept_is_the_same(kind, scaled, monkeypatch):
+    gate, maps, _ = gated(4)
+    of, tensors, rows = products(kind)
+    monkeypatch.setattr(gated_products, "BLOCK", 1)  # blocks of eight rows
+    scale = normal(rows, seed=6).requires_grad_() if scaled else None
+    given = [t.requires_grad_() for t in tensors]
+    given += [*gate.parameters(), maps[0].weight, *([scale] if scaled else [])]
+    found = []
+    for keep in (True, False):
+        kept: list[torch.Size] = []
+        layers = gated_linear.GatedMaps(gate, maps[:1])
+        with torch.autograd.graph.saved_tensors_hooks(partial(_note, kept), lambda t: t):
+            y = gated_products.gated_product(layers, of, tensors, scale, keep=keep)
+        assert (torch.Size([rows, 40, 4]) in kept) == keep
+        found.append([y, *torch.autograd.grad(y, given, normal(*y.shape, seed=9))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+def _note(kept, x):
+    kept.append(x.shape)
+    return x
+
+
+@pytest.mark.parametrize("kind", ["atoms", "pairs"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_products_that_are_not_kept_have_second_derivatives(kind, scaled):
+    gate, maps, _ = gated(4)
+    of, tensors, rows = products(kind)
+
+    def function(*given):
+        layers = gated_linear.GatedMaps(gate, maps[:1])
+        count = len(tensors)
+        scale = given[count] if scaled else None
+        return gated_products.gated_product(layers, of, given[:count], scale, keep=False)
+
+    assert_gradient_by_all(function, [*tensors, *([normal(rows, seed=6)] if scaled else [])])
+
+
+def test_thinned_products_are_made_again_and_dense_ones_kept():
+    for sparsity in (0.0, 0.3, 0.7):
+        layer = DiagonalLayer(NODES, BLOCKS, 4, 8, sparsity=PathSparsity(sparsity)).double()
+        kept: list[torch.Size] = []
+        with torch.autograd.graph.saved_tensors_hooks(partial(_note, kept), lambda t: t):
+            layer(normal(5, 25, 4).requires_grad_())
+        assert (torch.Size([5, 40, 4]) in kept) == (sparsity != 0.7)
 
 
 @pytest.mark.skipif(row_library(torch.float64) is None, reason="no compiler")

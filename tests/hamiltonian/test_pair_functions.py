@@ -15,7 +15,6 @@ ALL, KEPT = PathProduct(NODES, NODES, BLOCKS), (0, 2, 4, 7, 11)
 EVEN = PathProduct(NODES, NODES, NODES)
 SIGNS = torch.tensor([1.0, -1, 1, -1, -1, -1, 1, 1, 1, 1, 1, 1], dtype=torch.float64)
 PARITY = NODES.spread([1, -1, 1])
-INDEX = torch.tensor([1, 4])
 CASES = {
     "product of atoms": (
         lambda a, b, w: pair_functions.product_of_atoms(
@@ -40,10 +39,6 @@ CASES = {
     "path weights": (
         lambda h, rows, f: pair_functions.path_weights(h, rows, f, (0, 2, 3)),
         lambda c: [(5, 6), (4, 6, c), (3,)],
-    ),
-    "add rows": (
-        lambda f, update, weight: pair_functions.add_rows(f, INDEX, update, weight),
-        lambda c: [(5, 9, c), (2, 9, c), (2,)],
     ),
 }
 
