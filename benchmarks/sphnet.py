@@ -214,6 +214,8 @@ def layer(file: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]
         def run(
             part: Any = part, f: Any = f, x: Any = x, every: Any = every, g: Any = ones
         ) -> None:
+            for leaf in (f, x, *part.parameters()):
+                leaf.grad = None  # as in training: nothing is added up
             part(f, x, every).backward(g)
 
         runs[name] = run
@@ -418,7 +420,7 @@ def finished_run(name: str, folder: Path) -> dict[str, Any]:
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     section, test = recipe["model"], found["splits"]["test"]
     k = section["sparsity"]
-    variant = f"k={k:g}" if k else "dense"
+    variant = f"k={k:g}" + " of multiply-adds" * (section["budget"] == "flops") if k else "dense"
     if section["parity"] == "so3":
         variant = "QHNet-style (dense, SO(3))"
     last = (folder / "log.csv").read_text().splitlines()

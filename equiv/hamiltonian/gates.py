@@ -55,11 +55,11 @@ class PairGate(nn.Module):
     molecule of three atoms or fewer keeps all pairs, with :math:`g = 1`. Other molecules in a batch
     have no say.
 
-    - :attr:`Phase.RANDOM`: while training, the :math:`\max(N_m, \lceil (1 - k) P_m \rceil)` first
-      of the molecule's :math:`P_m` pairs in random order are kept with :math:`g = 1`; all pairs in
-      evaluation. :math:`\theta` already follows the scores.
-    - :attr:`Phase.ADAPTIVE`: as above.
-    - :attr:`Phase.FIXED`: as above with :math:`\theta` frozen.
+    In the random phase, while training, the :math:`\max(N_m, \lceil (1 - k) P_m \rceil)` first of
+    the molecule's :math:`P_m` pairs in random order are kept with :math:`g = 1`, and all pairs in
+    evaluation; :math:`\theta` already follows the scores. It goes on doing so in the fixed phase:
+    the weights that the scores are made of still change, and a frozen threshold would soon keep a
+    share that has nothing to do with :math:`k`. Evaluation changes nothing.
 
     Args:
         invariants: :math:`n`.
@@ -103,38 +103,32 @@ class PairGate(nn.Module):
 
     def forward(
         self,
-        invariants: Float[Tensor, "pairs invariants"],
+        x: Tensor,
         pair_batch: Int[Tensor, " pairs"],
         counts: Int[Tensor, " graphs"],
+        invariants: Callable[[Tensor], Float[Tensor, "pairs invariants"]] = lambda x: x,
     ) -> KeptPairs:
         """Which pairs are computed, and with what weight.
 
         Args:
-            invariants: :math:`I_{ij}`.
+            x: the invariants, or what they are a function of.
             pair_batch: the molecule of every pair.
             counts: :math:`N_m`, the atoms of every molecule.
+            invariants: :math:`I_{ij}` as a function of ``x``, which is called again in the backward
+                pass: they are large.
         """
-        return self.of_atoms(lambda x: x, invariants, pair_batch, counts)
-
-    def of_atoms(
-        self,
-        invariants: Callable[[Tensor], Float[Tensor, "pairs invariants"]],
-        x: Tensor,
-        pair_batch: Int[Tensor, " pairs"],
-        counts: Int[Tensor, " graphs"],
-    ) -> KeptPairs:
-        """The same, where the invariants are a function of ``x``, too large to be kept."""
 
         def function(x: Tensor, scores: Tensor) -> Tensor:
             return invariants(x) @ (scores / math.sqrt(len(scores)))
 
+        if int(self.phase) != Phase.RANDOM and not bool((counts > 3).any()):
+            if self.training:  # other ranks of a distributed run may have something to tell
+                self._observed = torch.zeros(2, dtype=torch.float64, device=x.device)
+            return KeptPairs(None, None)
         score = again(function, x, self.scores)
-        fixed = int(self.phase) == Phase.FIXED
-        if fixed and not bool(((counts * (counts - 1)) // 2 > counts).any()):
-            return KeptPairs(None, None)  # three atoms or fewer
         rank, pairs = ranks(score.detach(), pair_batch, len(counts))
         share = torch.maximum(torch.ceil((1 - self.sparsity) * pairs - 1e-9).long(), counts)
-        if self.training and not fixed:
+        if self.training:
             self._observed = _sum_over_molecules(score.detach(), pair_batch, rank, share, pairs)
         if int(self.phase) == Phase.RANDOM:
             if not self.training:
@@ -156,9 +150,9 @@ class PairGate(nn.Module):
 
     @torch.no_grad()
     def update(self, phase: Phase, step: int) -> None:
-        """Take in the scores of the step that was just taken. In a fixed gate nothing changes."""
+        """Take in the scores of the step that was just taken."""
         if int(self.phase) == Phase.FIXED:
-            return
+            phase = Phase.FIXED  # for good
         if self._observed is not None and int(self.step) < step:
             total, molecules = _sum_over_ranks(self._observed)
             if molecules > 0:

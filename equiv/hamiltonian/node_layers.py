@@ -206,11 +206,11 @@ class SphericalInteraction(ExactConstants):
         """New features of all atoms."""
         weight = None
         if self.gate is not None:
-            index, weight = self.gate.of_atoms(
-                lambda x, atoms=(pairs.first, pairs.second): self.invariants(x, *atoms),
+            index, weight = self.gate(
                 x,
                 pairs.pair_batch,
                 pairs.counts,
+                lambda x, atoms=(pairs.first, pairs.second): self.invariants(x, *atoms),
             )
             pairs = pairs.kept(index)
         y, atoms = pairs.harmonics[:, : len(self.signs)], (pairs.first, pairs.second)

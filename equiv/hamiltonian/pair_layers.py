@@ -148,11 +148,11 @@ class PairLayer(ExactConstants):
         """New features of all pairs."""
         index, weight, many = None, None, len(pairs.first)
         if self.pair_gate is not None:
-            index, weight = self.pair_gate.of_atoms(
-                lambda x, atoms=(pairs.first, pairs.second): self.invariants(x, *atoms),
+            index, weight = self.pair_gate(
                 x,
                 pairs.pair_batch,
                 pairs.counts,
+                lambda x, atoms=(pairs.first, pairs.second): self.invariants(x, *atoms),
             )
             pairs = pairs.kept(index)
         atoms = (pairs.first, pairs.second)

@@ -188,9 +188,10 @@ def test_batch_mates_do_not_matter(phase):
 
 
 def test_small_molecules_keep_all_pairs():
-    index, weight = adaptive(threshold=1e6)(*together(molecule(3, 0)))
-    assert index.tolist() == [0, 1, 2]
-    assert (weight == 1).all()
+    assert adaptive(threshold=1e6)(*together(molecule(3, 0))) == (None, None)
+    index, weight = adaptive(threshold=1e6)(*together(molecule(8, 1), molecule(3, 0)))
+    assert index[-3:].tolist() == [28, 29, 30]
+    assert (weight[-3:] == 1).all()
 
 
 def test_a_molecule_keeps_as_many_pairs_as_atoms():
@@ -251,7 +252,7 @@ def test_in_the_random_phase_training_keeps_the_share_and_evaluation_all():
     assert len(chosen) > 15
 
 
-def test_the_threshold_follows_the_scores_until_it_is_fixed():
+def test_the_threshold_follows_the_scores_in_every_phase():
     gate = adaptive(phase=Phase.RANDOM)
     gate.threshold.fill_(-1e9)
     gate.train()
@@ -261,14 +262,26 @@ def test_the_threshold_follows_the_scores_until_it_is_fixed():
     gate(invariants, batch, counts)
     gate.update(Phase.ADAPTIVE, 2)
     torch.testing.assert_close(gate.threshold, expected)
-    gate(2 * invariants, batch, counts)
-    gate.update(Phase.ADAPTIVE, 3)
-    torch.testing.assert_close(gate.threshold, expected * (0.99 + 0.01 * 2))
+    for step, phase in enumerate((Phase.ADAPTIVE, Phase.FIXED, Phase.FIXED), 3):
+        gate(2 * invariants, batch, counts)
+        gate.update(phase, step)
+        expected = 0.99 * expected + 0.01 * 2 * torch.sort(score, descending=True).values[14]
+        torch.testing.assert_close(gate.threshold, expected)
+    before = gate.threshold.clone()
     gate.eval()
     gate(5 * invariants, batch, counts)
-    gate.update(Phase.FIXED, 4)
-    before = gate.threshold.clone()
-    gate.train()
-    gate(5 * invariants, batch, counts)
-    gate.update(Phase.FIXED, 5)
-    torch.testing.assert_close(gate.threshold, before, rtol=0, atol=0)
+    gate.update(Phase.FIXED, 6)
+    assert torch.equal(gate.threshold, before)
+
+
+def test_the_share_is_kept_though_scores_go_on_changing():
+    gate = adaptive(phase=Phase.FIXED).train()
+    gate.decay = 0.5
+    invariants, batch, counts = together(molecule(10, 0))
+    for step in range(1, 12):
+        with torch.no_grad():
+            gate.scores.mul_(1.3)
+        gate(invariants, batch, counts)
+        gate.update(Phase.FIXED, step)
+    index, _ = gate.eval()(invariants, batch, counts)
+    assert 14 <= len(index) <= 16  # 0.3 of 45, and what the lag of the mean adds
