@@ -1,20 +1,21 @@
 """SPHNet: what its gates save, beside the dense network and beside the official code.
 
     OMP_NUM_THREADS=1 python -m benchmarks.sphnet WATER.npz ETHANOL.npz
-        [--official CHECKOUT] [--channels 128] [--repeats 5]
+        [--official CHECKOUT] [--qhnet CHECKOUT] [--channels 128] [--repeats 5]
         [--train 60] [--sets water ethanol] [--variants dense k=0.7 ...]
-        [--runs ethanol=FOLDER ...] [--only steps layer errors distance]
+        [--runs ethanol=FOLDER ...] [--minutes 28] [--only steps layer errors distance qhnet]
 
 Steps: forward, loss, backward and AdamW on the same batch, one thread, interleaved, medians; of
 ours dense and with a share k of paths and pairs dropped (gates fixed, as in 95 % of a training),
 of the same network with the paper's SO(3) features and every pair (what QHNet computes, at equal
-size), and of the authors' code if a checkout of github.com/microsoft/SPHNet is given. Layer: one
-pair layer forward and backward. Memory: what a step keeps for its backward pass. Errors: every
-variant trained on 500 molecules of water and on 240 of ethanol for the same processor time; each
-training is stored when it is done, so they can be made one at a time (--sets, --variants). Runs:
-errors of finished runs of `equiv train`, whose folders are given. SCF: what
-results/scf_starts.json says of the trained models in models/. Writes results/sphnet.json and
-results/sphnet.png.
+size), and of the authors' codes if checkouts are given: of github.com/microsoft/SPHNet, and of
+github.com/divelab/AIRS for QHNet. Layer: one pair layer forward and backward. Memory: what a step
+keeps for its backward pass. Errors: every variant trained on 500 molecules of water and on 240 of
+ethanol for the same processor time; each training is stored when it is done, so they can be made
+one at a time (--sets, --variants). Runs: errors of finished runs of `equiv train`, whose folders
+are given; `--only qhnet` trains the authors' QHNet, as wide as ours, on one core for as many
+minutes. SCF: what results/scf_starts.json says of the trained models in models/. Writes
+results/sphnet.json and results/sphnet.png.
 """
 
 import argparse
@@ -54,6 +55,7 @@ OURS = {
 }
 FIXED_FROM = 9  # optimizer steps
 PARTS = ("steps", "layer", "errors", "distance")
+ASKED = (*PARTS, "qhnet")  # half an hour: only if asked for
 SCF = ("scf_cycles_ratio", "scf_wall_ratio", "scf_seconds_saved")
 SHIPPED = {name: f"models/{name}_hamiltonian (k=0.7)" for name in ("water", "ethanol")}
 PAPER = {"vectorial_layers": 4, "pair_layers": 2, "num_radial": 16, "hidden": 64}
@@ -67,18 +69,10 @@ def build(data: HamiltonianSet, channels: int, changes: dict[str, Any], **more: 
     return SPHNet(data.basis, **shape)
 
 
-def warm(model: SPHNet, batch: Any) -> None:
-    """Take the gates through their phases; thresholds of pairs settle, as in a long training."""
-    gates = [gate for gate in model.gates if isinstance(gate, PairGate)]
-    decays = [gate.decay for gate in gates]
-    for gate in gates:
-        gate.decay = 0.3
+def warm(model: SPHNet) -> None:
+    """Take the gates through their phases."""
     for t in range(FIXED_FROM):
-        with torch.no_grad():
-            model.train().standardised(batch)
         model.advance(t + 1)
-    for gate, decay in zip(gates, decays, strict=True):
-        gate.decay = decay
 
 
 class Step:
@@ -151,7 +145,7 @@ def steps(name: str, file: str, size: int, args: argparse.Namespace) -> list[dic
     for variant, changes in OURS.items():
         model = build(data, args.channels, changes, random_until=1, fixed_from=FIXED_FROM)
         model.standardisation.fit([batch.target])
-        warm(model, batch)
+        warm(model)
         runs[variant] = mine[variant] = Step(model, batch)
     memory = {variant: step.memory() for variant, step in mine.items()}
     official: dict[str, Peer] = {}
@@ -159,6 +153,8 @@ def steps(name: str, file: str, size: int, args: argparse.Namespace) -> list[dic
         peer = Peer(sys.executable, Path(__file__).parent / "peers" / "sphnet_worker.py", 1)
         peer.ask("open", checkout=args.official, data=file, variant=variant, k=0.7, threads=1)
         official[f"official, {variant}"] = peer
+    if args.qhnet:
+        official["QHNet, official"] = qhnet(args.qhnet, file, args.channels)
 
     def asked(peer: Peer) -> Callable[[], float]:
         request = {"indices": list(range(size)), "repeats": 1}
@@ -169,7 +165,8 @@ def steps(name: str, file: str, size: int, args: argparse.Namespace) -> list[dic
     base = times.get("official, fixed")
     rows = []
     for variant, value in times.items():
-        k = OURS.get(variant, {}).get("sparsity", 0.0 if "dense" in variant else 0.7)
+        thinned = "dense" not in variant and "QHNet" not in variant
+        k = OURS.get(variant, {}).get("sparsity", 0.7 if thinned else 0.0)
         rows.append(
             {
                 "data": name,
@@ -185,6 +182,31 @@ def steps(name: str, file: str, size: int, args: argparse.Namespace) -> list[dic
     return rows
 
 
+def qhnet(checkout: str, file: str, width: int) -> Peer:
+    """The authors' QHNet."""
+    peer = Peer(sys.executable, Path(__file__).parent / "peers" / "qhnet_worker.py", 1)
+    peer.ask("open", checkout=checkout, data=file, width=width, threads=1)
+    return peer
+
+
+def trained_qhnet(name: str, file: str, width: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Errors of the authors' QHNet after so many minutes on one core."""
+    course, peer = COURSES[name], qhnet(args.qhnet, file, width)
+    places = range(len(read_hamiltonians(file)))
+    batch = {"indices": list(places[course.train]), "batch_size": course.batch}
+    found = peer.ask("train", seconds=60 * args.minutes, **batch)
+    error = peer.ask("error", indices=list(places[course.test]))
+    return {
+        "data": name,
+        "model": "QHNet, official",
+        "k": 0.0,
+        "channels": width,
+        "minutes": round(found["seconds"] / 60, 1),
+        "steps": found["steps"],
+        **error,
+    }
+
+
 def layer(file: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """The last pair layer, forward and backward."""
     data = read_hamiltonians(file)
@@ -197,7 +219,7 @@ def layer(file: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]
     variants["k=0.7 of multiply-adds"] = {"sparsity": 0.7, "budget": "flops"}
     for name, changes in variants.items():
         model = build(data, args.channels, changes, random_until=1, fixed_from=FIXED_FROM)
-        warm(model, batch)
+        warm(model)
         model.train()
         part: Any = model.pairs[-1]
         given: list[Any] = []
@@ -221,9 +243,8 @@ def layer(file: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]
         runs[name] = run
         share = {"paths": len(part.paths.selection) / len(part.paths.product.paths)}
         if part.pair_gate is not None:
-            chosen = part.pair_gate(
-                part.invariants(x, every.first, every.second), every.pair_batch, every.counts
-            )
+            invariants = part.invariants(x, every.first, every.second)
+            chosen = part.pair_gate(invariants, every.distances, every.pair_batch, every.counts)
             share["pairs"] = len(chosen.rows) / len(every.first)
         if part.paths.gate is not None:
             share["multiply_adds"] = part.paths.gate.cost_share()
@@ -326,7 +347,6 @@ def kept_by_distance(file: str, channels: int) -> dict[str, list[float]]:
     model.standardisation.fit([batch.target])
     gate = model.pairs[-1].pair_gate
     assert isinstance(gate, PairGate)
-    gate.decay = 0.8  # so few steps: the threshold must keep up with the scores
     step = Step(model, batch, 3e-3)
     for t in range(60):
         step()
@@ -480,13 +500,16 @@ def main() -> None:
     parser.add_argument("water")
     parser.add_argument("ethanol")
     parser.add_argument("--official", help="checkout of the authors' repository")
+    parser.add_argument("--qhnet", help="checkout of QHNet's authors' repository")
+    parser.add_argument("--width", type=int, default=64, help="channels of QHNet in training")
+    parser.add_argument("--minutes", type=float, default=28.0, help="of its training")
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--train", type=float, default=60.0, help="CPU seconds of each training")
     parser.add_argument("--sets", nargs="+", choices=list(COURSES), default=list(COURSES))
     parser.add_argument("--variants", nargs="+", choices=list(OURS), default=list(OURS))
     parser.add_argument("--runs", nargs="*", default=[], metavar="SET=FOLDER")
-    parser.add_argument("--only", choices=PARTS, nargs="*", default=PARTS)
+    parser.add_argument("--only", choices=ASKED, nargs="*", default=PARTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / "sphnet.json"
@@ -512,6 +535,9 @@ def main() -> None:
                 print(row, flush=True)
                 others = [r for r in store().get("errors", []) if not same(r, row)]
                 store(errors=[*others, row])
+    if "qhnet" in args.only:
+        row = trained_qhnet("ethanol", args.ethanol, args.width, args)
+        store(runs=[*(r for r in store().get("runs", []) if not same(r, row)), row])
     for text in args.runs:
         name, _, folder = text.partition("=")
         row = finished_run(name, Path(folder))

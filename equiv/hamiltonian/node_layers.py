@@ -24,6 +24,7 @@ class PairGeometry:
     Attributes:
         first: :math:`i`, an atom of each pair.
         second: :math:`j`, the other.
+        distances: :math:`|r_{ij}|`, Angstrom.
         harmonics: :math:`Y(\hat r_{ij})` of :math:`r_{ij} = r_j - r_i`.
         radial: radial functions of the distance; they vanish at the cutoff.
         pair_batch: the molecule of each pair.
@@ -32,6 +33,7 @@ class PairGeometry:
 
     first: Int[Tensor, " pairs"]
     second: Int[Tensor, " pairs"]
+    distances: Float[Tensor, " pairs"]
     harmonics: Float[Tensor, "pairs lm"]
     radial: Float[Tensor, "pairs num_radial"]
     pair_batch: Int[Tensor, " pairs"]
@@ -44,6 +46,7 @@ class PairGeometry:
         return PairGeometry(
             self.first[index],
             self.second[index],
+            self.distances[index],
             self.harmonics[index],
             self.radial[index],
             self.pair_batch[index],
@@ -208,6 +211,7 @@ class SphericalInteraction(ExactConstants):
         if self.gate is not None:
             index, weight = self.gate(
                 x,
+                pairs.distances,
                 pairs.pair_batch,
                 pairs.counts,
                 lambda x, atoms=(pairs.first, pairs.second): self.invariants(x, *atoms),

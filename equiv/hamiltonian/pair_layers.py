@@ -150,6 +150,7 @@ class PairLayer(ExactConstants):
         if self.pair_gate is not None:
             index, weight = self.pair_gate(
                 x,
+                pairs.distances,
                 pairs.pair_batch,
                 pairs.counts,
                 lambda x, atoms=(pairs.first, pairs.second): self.invariants(x, *atoms),

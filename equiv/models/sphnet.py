@@ -1,6 +1,7 @@
 """SPHNet: Hamiltonians of density functional theory by adaptive sparsity (Luo et al. 2025)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
@@ -291,15 +292,14 @@ class SPHNet(AbstractModel):
         every = PairGeometry(
             layout.first,
             layout.second,
+            distances,
             harmonics,
             self.pair_basis(distances).to(self.dtype),
             layout.pair_batch,
             counts,
         )
         radial = self.radial_basis(distances).to(self.dtype)
-        near = PairGeometry(
-            layout.first, layout.second, harmonics, radial, every.pair_batch, counts
-        )
+        near = replace(every, radial=radial)
         within = distances < self.atom_cutoff
         if not bool(within.all()):
             near = near.kept(torch.nonzero(within).squeeze(-1))

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 
 from equiv.hamiltonian import BlockLayout, OrbitalBasis
-from equiv.hamiltonian.gates import PairGate
 from equiv.models import SPHNet
 
 MOLECULES, STEPS = 4, 9
@@ -56,15 +55,13 @@ def main(rank, processes, meeting, output):
         BASIS, channels=4, hidden=8, vectorial_layers=0, sparsity=0.6, random_until=3,
         fixed_from=6, mean_neighbors=2.0,
     ).double()  # fmt: skip
-    gate = PairGate(3, 0.5, decay=0.5)  # on its own: three atoms keep all of their pairs
     with torch.no_grad():
-        gate.scores.fill_(1.0)
         for other in (g for g in model.gates if hasattr(g, "selection")):
             # A path that is alone at its output has no gradient: equal scores would tie.
             other.scores.add_(0.1 * torch.rand(len(other.scores)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)  # Adam's first steps tie scores
     torch.manual_seed(rank)  # global random states differ; selections must not
-    found = {"paths": [], "thresholds": []}
+    found = []
     for step in range(STEPS):
         optimizer.zero_grad()
         diagonal, pairs = model.train().features(mine)
@@ -77,28 +74,9 @@ def main(rank, processes, meeting, output):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         model.advance(step + 1)
-        found["paths"].append([g.selection for g in model.gates if hasattr(g, "selection")])
-        found["thresholds"].append(threshold(gate, step, rank, processes))
+        found.append([g.selection for g in model.gates if hasattr(g, "selection")])
     with open(output, "w") as file:
         json.dump(found, file)
-
-
-def threshold(gate, step, rank, processes):
-    """That of a gate of pairs whose molecules are dealt out to the ranks, unevenly.
-
-    In the first step one rank has only a molecule that keeps all of its pairs.
-    """
-    g = torch.Generator().manual_seed(step)
-    sizes = [5, 3, 6, 3, 7] if step else [5, 3]
-    invariants = [torch.randn(n * (n - 1) // 2, 3, generator=g) for n in sizes]
-    mine = range(rank, len(sizes), processes)
-    gate.train()(
-        torch.cat([invariants[m] for m in mine]),
-        torch.cat([torch.full((len(invariants[m]),), i) for i, m in enumerate(mine)]),
-        torch.tensor([sizes[m] for m in mine]),
-    )
-    gate.update(gate.phase, step + 1)
-    return float(gate.threshold)
 
 
 if __name__ == "__main__":

@@ -46,10 +46,7 @@ def made(step=9, seed=0, **changes):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = SPHNet(BASIS, **{**SHAPE, **changes}).double()
-    some = batch(molecule(seed=7), molecule([8, 1, 1, 6, 6], seed=8))
     for t in range(step):
-        model.train()
-        model.standardised(some)  # the thresholds of pairs follow the scores
         model.advance(t + 1)
     return model.eval()
 
