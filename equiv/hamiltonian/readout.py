@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.autograd import Function
 
 from equiv.constants import ExactConstants
 from equiv.errors import EquivError
@@ -15,8 +14,7 @@ from equiv.hamiltonian.basis import OrbitalBasis
 from equiv.hamiltonian.blocks import Blocks
 from equiv.hamiltonian.kinds import BlockKind
 from equiv.hamiltonian.layout import BlockLayout
-from equiv.partial import partial_gradients
-from equiv.tensor_products.lanes import is_plain
+from equiv.hamiltonian.row_functions import RowFunction, call, ints, library, pointers, possible
 
 SphericalStacks = tuple[Tensor | None, Tensor | None]
 """A natural and a pseudo spherical tensor ``[rows, (l_max + 1)**2, channels]``; None if absent."""
@@ -165,11 +163,15 @@ class BlockReadout(ExactConstants):
         ]
         for key, where in layout.pair_slices.items():
             mixtures.append(self._mixture(self.basis.pair(*key), where, places))
+
+        def plain(*given: Any) -> tuple[Tensor, ...]:
+            return tuple(mixture.rows(*given) for mixture in mixtures)
+
         given = (diagonal, pairs, self._mixing(), self.bias)
-        if all(is_plain(x) for x in given if x is not None):
-            rows: Any = _Mixing.apply(mixtures, *given)
+        if possible(*(x for x in given if x is not None)):
+            rows = call(_Mixing, plain, mixtures, *given)
         else:
-            rows = _mixed(mixtures, *given)
+            rows = plain(*given)
         keys = (*layout.atoms, *layout.pair_slices)
         found: dict[Any, Tensor] = dict(zip(keys, rows, strict=True))
         return Blocks(
@@ -263,6 +265,7 @@ class _Mixture:
     shift: slice | None
 
     def rows(self, diagonal: Tensor, pairs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The definition."""
         x = (diagonal if self.of_atoms else pairs)[self.where]
         results = []
         for piece in self.pieces:
@@ -276,57 +279,68 @@ class _Mixture:
             results[0] = results[0] + bias[self.shift]
         return torch.cat(results, 1)
 
+    def index(self, x: Tensor) -> Int[Tensor, " rows"]:
+        """The rows of x by their numbers."""
+        if isinstance(self.where, Tensor):
+            return self.where
+        return torch.arange(self.where.start, self.where.stop, device=x.device)
 
-def _mixed(
-    mixtures: Sequence[_Mixture],
-    diagonal: Tensor,
-    pairs: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-) -> tuple[Tensor, ...]:
-    return tuple(mixture.rows(diagonal, pairs, weight, bias) for mixture in mixtures)
+    def table(self) -> Int[Tensor, "pieces 5"]:
+        """The pieces, as the kernel reads them (:mod:`equiv.hamiltonian.row_kernels`)."""
+        rows = []
+        for piece in self.pieces:
+            count = piece.weights.stop - piece.weights.start
+            components = (piece.columns.stop - piece.columns.start) // max(1, count)
+            start = -1 if piece.components is None else piece.components.start
+            rows.append((start, components, piece.weights.start, count, piece.columns.start))
+        return torch.tensor(rows)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a block."""
+        return self.pieces[-1].columns.stop
 
 
-class _Mixing(Function):
-    """:func:`_mixed`, with gradients that are written where they belong instead of added up."""
+class _Mixing(RowFunction):
+    """All blocks at once, from features of which nothing is copied."""
+
+    constants = 2
 
     @staticmethod
-    def forward(ctx: Any, mixtures: Sequence[_Mixture], *given: Any) -> Any:
-        ctx.mixtures = mixtures
+    def forward(ctx: Any, plain: Any, mixtures: Sequence[_Mixture], *given: Any) -> Any:
+        diagonal, pairs, weight, bias = given
+        ctx.plain, ctx.mixtures = plain, mixtures
         ctx.save_for_backward(*given)
-        return _mixed(mixtures, *given)
+        results = []
+        for mixture in mixtures:
+            x = diagonal if mixture.of_atoms else pairs
+            index, table = mixture.index(x), mixture.table()
+            rows = x.new_empty(len(index), mixture.width)
+            sizes = _sizes(x, index, table, weight, mixture.width)
+            library(x).mix(*sizes, *pointers(x, weight, rows))
+            if mixture.shift is not None and bias is not None:
+                rows[:, mixture.pieces[0].columns] += bias[mixture.shift]
+            results.append(rows)
+        return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         given = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a derivative of the derivative will be asked for
-            needed = ctx.needs_input_grad[1:]
-            function = lambda *given: _mixed(ctx.mixtures, *given)  # noqa: E731
-            return None, *partial_gradients(function, given, needed, grads)
+        if torch.is_grad_enabled():
+            return _Mixing.slow(ctx, given, grads)
         diagonal, pairs, weight, bias = given
-        g_diagonal, g_pairs = torch.empty_like(diagonal), torch.empty_like(pairs)
-        g_weight = torch.zeros_like(weight)
+        found = [torch.zeros_like(x) for x in (diagonal, pairs, weight)]
         g_bias = None if bias is None else torch.zeros_like(bias)
         for mixture, grad in zip(ctx.mixtures, grads, strict=True):
-            x, gx = (diagonal, g_diagonal) if mixture.of_atoms else (pairs, g_pairs)
-            x = x[mixture.where]
-            own = torch.empty_like(x) if mixture.of_atoms else gx[mixture.where]
-            untouched = torch.ones(x.shape[1], dtype=torch.bool, device=x.device)
-            for piece in mixture.pieces:
-                if piece.components is None:
-                    continue
-                g = grad[:, piece.columns].reshape(-1, piece.weights.stop - piece.weights.start)
-                w = weight[:, piece.weights]
-                g_weight[:, piece.weights].addmm_(x[:, piece.components].flatten(0, 1).T, g)
-                found = (g @ w.T).unflatten(0, (len(x), -1))
-                if untouched[piece.components.start]:
-                    own[:, piece.components] = found
-                else:  # irreps of both parities may be the same features
-                    own[:, piece.components] += found
-                untouched[piece.components] = False
-            own[:, untouched] = 0
-            if mixture.of_atoms:
-                gx[mixture.where] = own
+            x, gx = (diagonal, found[0]) if mixture.of_atoms else (pairs, found[1])
+            index, table, g = mixture.index(x), mixture.table(), grad.contiguous()
+            sizes = _sizes(x, index, table, weight, mixture.width)
+            library(x).mix_back(*sizes, *pointers(x, weight, g, gx, found[2]))
             if mixture.shift is not None and g_bias is not None:
-                g_bias[mixture.shift] += grad[:, mixture.pieces[0].columns].sum(0)
-        return None, g_diagonal, g_pairs, g_weight, g_bias
+                g_bias[mixture.shift] += g[:, mixture.pieces[0].columns].sum(0)
+        return None, None, *found, g_bias
+
+
+def _sizes(x: Tensor, index: Tensor, table: Tensor, weight: Tensor, width: int) -> tuple[Any, ...]:
+    first = ints(len(index), index.data_ptr(), *x.shape[1:], len(table), table.data_ptr())
+    return *first, *ints(weight.shape[1], width)

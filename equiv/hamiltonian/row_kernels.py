@@ -1,6 +1,7 @@
 r"""C++ for layers that work row by row on feature tensors ``[rows, components, channels]``.
 
-Linear maps of every irrep, norms and gates, and what the two atoms of a pair have in common. Each
+Linear maps of every irrep, norms and gates, what the two atoms of a pair have in common, and the
+last map to the irreps of blocks. Each
 is a few passes over memory that stays in the cache; in torch they are dozens of small operations,
 whose cost is that of starting them. The channels are the lanes of vector registers.
 """
@@ -339,6 +340,79 @@ extern "C" void together_back(I pairs, I dim, I C, const T* g, const I* first, c
     const T* from = g + p * dim * C;
     for (I i = 0; i < dim; ++i, a += C, b += C, from += C)
       for (I c = 0; c < C; ++c) { a[c] += from[c]; b[c] += sign[c] * from[c]; }
+  }
+}
+
+// The rows that hold some components of x: where each of them starts.
+static void components(I rows, const I* index, I dim, I C, I start, I count, std::vector<I>& at) {
+  at.resize(rows * count);
+  for (I r = 0; r < rows; ++r)
+    for (I m = 0; m < count; ++m) at[r * count + m] = (index[r] * dim + start + m) * C;
+}
+
+// y[r, m, n] = sum_c x[r, m, c] W[c, n] for pieces of the components of x and columns of W. Each
+// piece is: first component (-1: x lacks it), components, first column of W, columns, place in y.
+extern "C" void mix(I rows, const I* index, I dim, I C, I pieces, const I* table, I columns,
+                    I width, const T* x, const T* weight, T* y) {
+  typedef Register<BYTES>::V V;
+  const I L = Register<BYTES>::lanes, M = 6;
+  std::vector<I> at;
+  std::vector<T> padded(C * L);
+  for (I p = 0; p < pieces; ++p, table += 5) {
+    const I count = table[1], n = table[3];
+    if (table[0] < 0) {
+      for (I r = 0; r < rows; ++r)
+        std::memset(y + r * width + table[4], 0, sizeof(T) * count * n);
+      continue;
+    }
+    components(rows, index, dim, C, table[0], count, at);
+    for (I first = 0; first < n; first += L) {
+      const I some = std::min(L, n - first);
+      for (I c = 0; c < C; ++c)
+        for (I k = 0; k < L; ++k)
+          padded[c * L + k] = k < some ? weight[c * columns + table[2] + first + k] : T(0);
+      for (I i = 0; i < (I)at.size(); i += M) {
+        V sum[M] = {};
+        const T* from[M];
+        const I items = std::min(M, (I)at.size() - i);
+        for (I m = 0; m < M; ++m) from[m] = x + at[i + std::min(m, items - 1)];
+        for (I c = 0; c < C; ++c) {
+          const V w = *(const V*)(padded.data() + c * L);
+          for (I m = 0; m < M; ++m) sum[m] += from[m][c] * w;
+        }
+        for (I m = 0; m < items; ++m) {
+          T* to = y + (i + m) / count * width + table[4] + (i + m) % count * n + first;
+          for (I k = 0; k < some; ++k) to[k] = sum[m][k];
+        }
+      }
+    }
+  }
+}
+
+// Adds to gx and to g_weight.
+extern "C" void mix_back(I rows, const I* index, I dim, I C, I pieces, const I* table, I columns,
+                         I width, const T* x, const T* weight, const T* g, T* gx, T* g_weight) {
+  std::vector<I> at;
+  std::vector<T> turned, sums;
+  for (I p = 0; p < pieces; ++p, table += 5) {
+    const I count = table[1], n = table[3];
+    if (table[0] < 0) continue;
+    components(rows, index, dim, C, table[0], count, at);
+    turned.resize(n * C);
+    sums.assign(n * C, T(0));
+    for (I k = 0; k < n; ++k)
+      for (I c = 0; c < C; ++c) turned[k * C + c] = weight[c * columns + table[2] + k];
+    for (I i = 0; i < (I)at.size(); ++i) {
+      const T *from = x + at[i], *gy = g + i / count * width + table[4] + i % count * n;
+      T* to = gx + at[i];
+      for (I k = 0; k < n; ++k) {
+        const T v = gy[k], *w = turned.data() + k * C;
+        T* sum = sums.data() + k * C;
+        for (I c = 0; c < C; ++c) { to[c] += v * w[c]; sum[c] += v * from[c]; }
+      }
+    }
+    for (I k = 0; k < n; ++k)
+      for (I c = 0; c < C; ++c) g_weight[c * columns + table[2] + k] += sums[k * C + c];
   }
 }
 """
