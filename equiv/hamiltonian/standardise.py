@@ -24,7 +24,8 @@ class BlockStandardisation(nn.Module):
     Here :math:`k` is the kind of block and a, b its two shells. :math:`\sigma` is the root mean
     square over samples and components M (so rotations do not see it), after :math:`\mu` is taken
     off; :math:`\mu` is the mean of a natural scalar of a diagonal block and 0 otherwise, since a
-    block of two atoms vanishes with their distance. Both are buffers, saved with the model, and
+    block of two atoms vanishes with their distance. Of two atoms of one element either may come
+    first: their blocks are taken both ways, so that exchanging atoms is exact. Both are buffers, saved with the model, and
     stay float64 whatever the dtype of the weights; before :meth:`fit` the map is the identity.
 
     Irreps of Fock matrices span four decades, pseudo ones being small; unscaled, a model learns the
@@ -83,6 +84,9 @@ class BlockStandardisation(nn.Module):
             kind, rows = self._kind(key), torch.cat(pieces)
             if not torch.isfinite(rows).all():
                 raise EquivError(f"standardisation: blocks {kind.name} of the data are not finite")
+            if not kind.is_diagonal and kind.numbers[0] == kind.numbers[1]:
+                index, sign = kind.transposition
+                rows = torch.cat([rows, rows[:, index.to(rows.device)] * sign.to(rows)])
             scale = torch.ones_like(rows[0])
             for part in kind.parts:
                 piece = rows[:, part.columns].unflatten(-1, (2 * part.l + 1, part.count))
