@@ -266,6 +266,9 @@ def test_standardised_blocks_have_unit_scale_and_come_back():
         side = "diagonal" if isinstance(key, int) else "pairs"
         rows = torch.cat([getattr(x, side)[key] for x in unit])
         kind = BASIS.diagonal(key) if isinstance(key, int) else BASIS.pair(*key)
+        if side == "pairs" and key[0] == key[1]:  # either atom may come first
+            index, sign = kind.transposition
+            rows = torch.cat([rows, rows[:, index] * sign])
         for part in kind.parts:
             piece = rows[:, part.columns].unflatten(-1, (2 * part.l + 1, part.count))
             torch.testing.assert_close(
@@ -273,6 +276,20 @@ def test_standardised_blocks_have_unit_scale_and_come_back():
             )
     again = scaling(unit[0]).flat()
     torch.testing.assert_close(again, samples[0].flat(), atol=1e-12, rtol=0)
+
+
+def test_standardisation_commutes_with_exchanging_two_like_atoms():
+    """Their order in the data is an accident: samples of one order only must leave no trace."""
+    samples = [blocks_from_matrices(symmetric(LAYOUT, n), LAYOUT) for n in range(5)]
+    lopsided = torch.linspace(0.1, 3, 25, dtype=torch.float64)
+    for x in samples:
+        x.pairs[(1, 1)] = x.pairs[(1, 1)] * lopsided
+    scaling, kind = BlockStandardisation(BASIS).fit(samples), BASIS.pair(1, 1)
+    index, sign = kind.transposition
+    rows = samples[0].pairs[(1, 1)]
+    scaled = scaling(Blocks({}, {(1, 1): rows})).pairs[(1, 1)]
+    exchanged = scaling(Blocks({}, {(1, 1): rows[:, index] * sign})).pairs[(1, 1)]
+    torch.testing.assert_close(exchanged, scaled[:, index] * sign, rtol=0, atol=1e-12)
 
 
 def test_standardisation_commutes_with_rotations_and_is_saved():

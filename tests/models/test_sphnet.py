@@ -7,7 +7,13 @@ import torch
 from e3nn import o3
 
 from equiv.errors import EquivError, UnknownElementError
-from equiv.hamiltonian import Batcher, BlockLayout, OrbitalBasis, matrices_from_blocks
+from equiv.hamiltonian import (
+    Batcher,
+    BlockLayout,
+    OrbitalBasis,
+    blocks_from_matrices,
+    matrices_from_blocks,
+)
 from equiv.hamiltonian.batch import HamiltonianBatch
 from equiv.hamiltonian.orbitals import rotate_orbitals
 from equiv.models import SPHNet
@@ -43,12 +49,24 @@ def batch(*molecules):
 
 
 def made(step=9, seed=0, **changes):
+    """As after training: no parameter has a special value, scales are those of some matrices."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = SPHNet(BASIS, **{**SHAPE, **changes}).double()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    layout = batch(molecule(), molecule([1, 8, 6, 1])).layout
+    model.standardisation.fit([blocks_from_matrices(random_matrices(layout, seed), layout)])
     for t in range(step):
         model.advance(t + 1)
     return model.eval()
+
+
+def random_matrices(layout, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    found = [torch.randn(n, n, generator=g, dtype=torch.float64) for n in layout.orbitals]
+    return [x + x.mT for x in found]
 
 
 def matrices(model, *molecules):
