@@ -51,6 +51,12 @@ OURS = {
     "k=0.3": {"sparsity": 0.3},
     "k=0.5": {"sparsity": 0.5},
     "k=0.7": {"sparsity": 0.7},
+    "k=0.7 of multiply-adds": {"sparsity": 0.7, "budget": "flops"},
+    "k=0.7 of multiply-adds, every pair": {
+        "sparsity": 0.7,
+        "budget": "flops",
+        "pair_sparsity": 0.0,
+    },
     "QHNet-style (dense, SO(3))": {"sparsity": 0.0, "parity": "so3"},
 }
 FIXED_FROM = 9  # optimizer steps
@@ -214,9 +220,7 @@ def layer(file: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]
     batch: Any = batcher.collate(batcher.samples(data[:size]))
     runs: dict[str, Callable[[], None]] = {}
     kept: dict[str, dict[str, float]] = {}
-    variants = {**{k: v for k, v in OURS.items() if "parity" not in v}}
-    variants["k=0.7, paths only"] = {"sparsity": 0.7, "pair_sparsity": 0.0}
-    variants["k=0.7 of multiply-adds"] = {"sparsity": 0.7, "budget": "flops"}
+    variants = {k: v for k, v in OURS.items() if "parity" not in v}
     for name, changes in variants.items():
         model = build(data, args.channels, changes, random_until=1, fixed_from=FIXED_FROM)
         warm(model)
@@ -366,6 +370,58 @@ def kept_by_distance(file: str, channels: int) -> dict[str, list[float]]:
     return {"distance_A": centres.tolist(), "kept": shares}
 
 
+KINDS = {
+    "paths and pairs dropped": "o",
+    "multiply-adds and pairs dropped": "^",
+    "multiply-adds dropped": "v",
+    "QHNet-style": "s",
+    "QHNet, its authors' code": "*",
+}
+
+
+def kind_of(model: str) -> str:
+    """What is dropped in a network, or whose it is."""
+    paths, work, products, style, official = KINDS
+    if "QHNet" in model:
+        return official if "official" in model else style
+    if "every pair" in model:
+        return products
+    return work if "multiply-adds" in model else paths
+
+
+def errors_by_sparsity(axes: Any, results: dict[str, Any]) -> bool:
+    """Errors of networks that were trained for the same time; whether there are any."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in (*results.get("errors", []), *results.get("runs", [])):
+        minutes = row["minutes"] if "minutes" in row else row["cpu_seconds"] / 60
+        title = f"{row['data']}, {row['channels']} channels, {minutes:.2g} min"
+        groups.setdefault(title, []).append(row)
+    shown, both = set(), next(iter(KINDS))
+    for n, (title, rows) in enumerate(groups.items()):
+        axes.plot([], [], "-", color=f"C{n}", label=title)
+        line = sorted((r["k"], r["h_mae_uEh"]) for r in rows if kind_of(r["model"]) == both)
+        if line:
+            axes.plot(*zip(*line, strict=True), "-", lw=1, color=f"C{n}")
+        for row in rows:
+            kind = kind_of(row["model"])
+            shown.add(kind)
+            style = {"marker": KINDS[kind], "color": f"C{n}", "mfc": "none", "ms": 7}
+            axes.plot(row["k"], row["h_mae_uEh"], ls="", **style)
+    for kind, marker in KINDS.items():
+        if kind in shown:
+            axes.plot([], [], marker, color="black", mfc="none", label=kind)
+    axes.set(xlabel="sparsity k", ylabel="H MAE (µEh)", title="equal time of one core")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_yticks([1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000])
+    values = [row["h_mae_uEh"] for rows in groups.values() for row in rows]
+    if values:
+        axes.set_ylim(0.7 * min(values), 8 * max(values))  # the legend lies above the points
+    axes.legend(fontsize=6.5, ncols=2, columnspacing=1.0, handlelength=1.4, loc="upper center")
+    return bool(values)
+
+
 def plot(results: dict[str, Any], path: Path) -> None:
     """Steps, errors against sparsity, kept pairs against distance."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
@@ -387,42 +443,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes[0].set_xticks([30, 100, 300, 1000, 3000])
     if sets:
         axes[0].legend(fontsize=8, loc="upper right")
-    found = results.get("errors", [])
-    axes[1].set_visible(bool(found or results.get("runs")))
-    for n, name in enumerate(COURSES):
-        mine = [row for row in found if row["data"] == name]
-        gated = sorted((r["k"], r["h_mae_uEh"]) for r in mine if "QHNet" not in r["model"])
-        if gated:
-            seconds = mine[0]["cpu_seconds"]
-            label = f"{name}, {seconds / 60:.3g} min each"
-            axes[1].plot(*zip(*gated, strict=True), "o-", color=f"C{n}", label=label)
-        for row in mine:
-            if "QHNet" in row["model"]:
-                label = f"{name}, QHNet-style (dense)"
-                axes[1].plot(0, row["h_mae_uEh"], "s", mfc="none", color=f"C{n}", label=label)
-    runs = results.get("runs", [])
-    for n, name in enumerate(COURSES):
-        mine = [row for row in runs if row["data"] == name]
-        for marker, style in (("o", False), ("s", True)):
-            points = [(r["k"], r["h_mae_uEh"]) for r in mine if ("QHNet" in r["model"]) == style]
-            if points:
-                kind = "QHNet-style" if style else "SPHNet"
-                label = f"{name}, {kind}, {mine[0]['minutes']:.0f} min"
-                axes[1].plot(
-                    *zip(*points, strict=True), marker, ms=9, mfc="none", color=f"C{n + 2}",
-                    label=label,
-                )  # fmt: skip
-    if found or runs:
-        axes[1].set(xlabel="sparsity k", ylabel="H MAE (µEh)", title="equal processor time")
-        axes[1].set_yscale("log")
-        axes[1].yaxis.set_major_formatter(ScalarFormatter())
-        axes[1].yaxis.set_minor_formatter(NullFormatter())
-        axes[1].set_yticks([2, 5, 10, 20, 50, 100, 200])
-        values = [row["h_mae_uEh"] for row in (*found, *runs)]
-        axes[1].set_ylim(0.7 * min(values), 5 * max(values))  # the legend lies above the points
-        axes[1].legend(
-            fontsize=6.5, ncols=2, columnspacing=1.0, handlelength=1.4, loc="upper center"
-        )
+    axes[1].set_visible(errors_by_sparsity(axes[1], results))
     if "kept_by_distance" in results:
         shown = results["kept_by_distance"]
         axes[2].plot(shown["distance_A"], shown["kept"], "o-")
@@ -441,6 +462,7 @@ def finished_run(name: str, folder: Path) -> dict[str, Any]:
     section, test = recipe["model"], found["splits"]["test"]
     k = section["sparsity"]
     variant = f"k={k:g}" + " of multiply-adds" * (section["budget"] == "flops") if k else "dense"
+    variant += ", every pair" * (k > 0 and section["pair_sparsity"] == 0)
     if section["parity"] == "so3":
         variant = "QHNet-style (dense, SO(3))"
     last = (folder / "log.csv").read_text().splitlines()
