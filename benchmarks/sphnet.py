@@ -214,7 +214,7 @@ def trained_qhnet(name: str, file: str, width: int, args: argparse.Namespace) ->
 
 
 def layer(file: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The last pair layer, forward and backward."""
+    """The first pair layer, forward and backward; of two it is the one with a gate of pairs."""
     data = read_hamiltonians(file)
     batcher = Batcher(data.basis, "minao")
     batch: Any = batcher.collate(batcher.samples(data[:size]))
@@ -225,7 +225,7 @@ def layer(file: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]
         model = build(data, args.channels, changes, random_until=1, fixed_from=FIXED_FROM)
         warm(model)
         model.train()
-        part: Any = model.pairs[-1]
+        part: Any = model.pairs[0]
         given: list[Any] = []
         hook = part.register_forward_pre_hook(lambda _, inputs, into=given: into.extend(inputs))
         model.standardised(batch)
@@ -343,13 +343,13 @@ def evaluate(model: SPHNet, batcher: Batcher, test: Any) -> dict[str, float]:
 
 
 def kept_by_distance(file: str, channels: int) -> dict[str, list[float]]:
-    """Share of the pairs that the gate of the last layer keeps, by distance."""
+    """Share of the pairs that the gate of a pair layer keeps, by distance."""
     data = read_hamiltonians(file)
     batcher = Batcher(data.basis, "minao")
     batch: Any = batcher.collate(batcher.samples(data[:20]))
     model = build(data, channels, {"sparsity": 0.7}, random_until=2, fixed_from=400)
     model.standardisation.fit([batch.target])
-    gate = model.pairs[-1].pair_gate
+    gate = model.pairs[0].pair_gate
     assert isinstance(gate, PairGate)
     step = Step(model, batch, 3e-3)
     for t in range(60):
