@@ -25,8 +25,9 @@ class BlockStandardisation(nn.Module):
     square over samples and components M (so rotations do not see it), after :math:`\mu` is taken
     off; :math:`\mu` is the mean of a natural scalar of a diagonal block and 0 otherwise, since a
     block of two atoms vanishes with their distance. Of two atoms of one element either may come
-    first: their blocks are taken both ways, so that exchanging atoms is exact. Both are buffers, saved with the model, and
-    stay float64 whatever the dtype of the weights; before :meth:`fit` the map is the identity.
+    first: their blocks are taken both ways, so that exchanging atoms is exact. Both are buffers,
+    saved with the model, and stay float64 whatever the dtype of the weights; before :meth:`fit` the
+    map is the identity.
 
     Irreps of Fock matrices span four decades, pseudo ones being small; unscaled, a model learns the
     large ones only.
