@@ -835,8 +835,8 @@ def hamiltonian_pair_layer(
 
     def applied(layer: nn.Module, *tensors: Tensor) -> Tensor | list[Tensor]:
         *given, y, radial = tensors
-        one = torch.zeros(len(PAIR_FIRST), dtype=torch.long)
-        pairs = AtomPairs(PAIR_FIRST, PAIR_SECOND, y, radial, one, torch.tensor([ATOMS]))
+        one, distances = torch.zeros(len(PAIR_FIRST), dtype=torch.long), radial.sum(1)
+        pairs = AtomPairs(PAIR_FIRST, PAIR_SECOND, distances, y, radial, one, torch.tensor([ATOMS]))
         return call(layer, *given, pairs)
 
     return Layer(
