@@ -4,7 +4,7 @@ A product of features and its weights are the largest tensors of the network. Wh
 left, to make them again in blocks that fit into caches costs next to nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,20 +37,18 @@ class ProductOf(Protocol):
     Attributes:
         product: any of its paths.
         selection: the paths that are computed.
+        plain: the definition, a function of the tensors.
+        begin: one pass over blocks of rows, forward or backward, for a kernel and the tensors.
     """
 
     @property
     def product(self) -> "PathProduct": ...
     @property
     def selection(self) -> tuple[int, ...]: ...
-
-    def plain(self, *tensors: Tensor) -> Float[Tensor, "rows out channels"]:
-        """The definition."""
-        ...
-
-    def begin(self, couplings: "Couplings", *tensors: Tensor) -> "Pass":
-        """One pass over blocks of rows, forward or backward."""
-        ...
+    @property
+    def plain(self) -> Callable[..., Tensor]: ...
+    @property
+    def begin(self) -> "Callable[..., Pass]": ...
 
 
 class Pass(Protocol):
@@ -141,8 +139,8 @@ class _GatedProduct(RowFunction):
         for part in _blocks(g):
             z, some = work.forward(part), _of(scale, part)
             g_z, g_some = backward_rows(maps, z, weights, some, [g[part]], found)
-            for whole in g_scale:
-                whole[part] = g_some
+            if g_some is not None:
+                g_scale[0][part] = g_some
             work.backward(part, g_z)
         return *[None] * 5, *work.gradients(), *found, *g_scale
 
