@@ -371,11 +371,11 @@ def kept_by_distance(file: str, channels: int) -> dict[str, list[float]]:
 
 
 KINDS = {
-    "paths and pairs dropped": "o",
-    "multiply-adds and pairs dropped": "^",
-    "multiply-adds dropped": "v",
+    "paths and pairs": "o",
+    "multiply-adds and pairs": "^",
+    "multiply-adds": "v",
     "QHNet-style": "s",
-    "QHNet, its authors' code": "*",
+    "QHNet, official": "*",
 }
 
 
@@ -410,7 +410,9 @@ def errors_by_sparsity(axes: Any, results: dict[str, Any]) -> bool:
     for kind, marker in KINDS.items():
         if kind in shown:
             axes.plot([], [], marker, color="black", mfc="none", label=kind)
-    axes.set(xlabel="sparsity k", ylabel="H MAE (µEh)", title="equal time of one core")
+    axes.set(
+        xlabel="sparsity k: what is dropped", ylabel="H MAE (µEh)", title="equal time of one core"
+    )
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
@@ -418,7 +420,7 @@ def errors_by_sparsity(axes: Any, results: dict[str, Any]) -> bool:
     values = [row["h_mae_uEh"] for rows in groups.values() for row in rows]
     if values:
         axes.set_ylim(0.7 * min(values), 8 * max(values))  # the legend lies above the points
-    axes.legend(fontsize=6.5, ncols=2, columnspacing=1.0, handlelength=1.4, loc="upper center")
+    axes.legend(fontsize=6.5, ncols=2, columnspacing=1.0, handlelength=1.2, loc="upper center")
     return bool(values)
 
 
