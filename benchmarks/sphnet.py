@@ -419,7 +419,7 @@ def errors_by_sparsity(axes: Any, results: dict[str, Any]) -> bool:
     axes.set_yticks([1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000])
     values = [row["h_mae_uEh"] for rows in groups.values() for row in rows]
     if values:
-        axes.set_ylim(0.7 * min(values), 8 * max(values))  # the legend lies above the points
+        axes.set_ylim(0.7 * min(values), 60 * max(values))  # the legend lies above the points
     axes.legend(fontsize=6.5, ncols=2, columnspacing=1.0, handlelength=1.2, loc="upper center")
     return bool(values)
 
