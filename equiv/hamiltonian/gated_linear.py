@@ -125,7 +125,7 @@ def forward_rows(
 ) -> tuple[Tensor, ...]:
     """The maps of all rows, block by block."""
     results = tuple(torch.empty_like(x) for _ in layers.maps)
-    for part in _blocks(x):
+    for part in row_blocks(x):
         gated = _Gated(layers, x[part], weights[:4])
         if scale is not None:
             gated.y *= scale[part, None, None]
@@ -148,7 +148,7 @@ def backward_rows(
     g_scale = None if scale is None else torch.empty_like(scale)
     w1, _, w2, _ = weights[:4]
     (scale1, scale2), cpp = layers.scales, library(x)
-    for part in _blocks(x):
+    for part in row_blocks(x):
         gated = _Gated(layers, x[part], weights[:4])
         g_y = torch.empty_like(gated.y)
         for k, (rows, grades, unit) in enumerate(layers.maps):
@@ -196,6 +196,7 @@ def _map(
     )
 
 
-def _blocks(x: Tensor) -> list[slice]:
+def row_blocks(x: Tensor) -> list[slice]:
+    """Slices of the rows of x with :data:`BLOCK` numbers each, eight rows at least."""
     size = max(8, BLOCK // max(1, x.shape[1] * x.shape[2]))
-    return [slice(start, start + size) for start in range(0, len(x), size)]
+    return [slice(start, min(start + size, len(x))) for start in range(0, len(x), size)]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiv.hamiltonian.gated_linear import GatedMaps, backward_rows, forward_rows
+from equiv.hamiltonian.gated_linear import GatedMaps, backward_rows, forward_rows, row_blocks
 from equiv.hamiltonian.pair_functions import (
     Atoms,
     arranged,
@@ -26,9 +26,6 @@ from equiv.tensor_products.forms import W, X, Y, Z
 if TYPE_CHECKING:
     from equiv.hamiltonian.coupling_paths import PathProduct
     from equiv.tensor_products.couplings import Couplings
-
-BLOCK = 2**20
-"""Numbers of the product that are there at a time."""
 
 
 class ProductOf(Protocol):
@@ -123,7 +120,7 @@ class _GatedProduct(RowFunction):
         work, x = of.begin(couplings, *given[:count]), given[0]
         weights, scale = maps.split(given[count:])
         z = x.new_empty(work.rows, of.product.out.dim, x.shape[2])
-        for part in _blocks(z):
+        for part in row_blocks(z):
             (z[part],) = forward_rows(maps, work.forward(part), weights, _of(scale, part))
         return z
 
@@ -136,18 +133,13 @@ class _GatedProduct(RowFunction):
         weights, scale = maps.split(given[ctx.count :])
         found = [torch.zeros_like(w) for w in weights]
         g_scale = [] if scale is None else [torch.empty_like(scale)]
-        for part in _blocks(g):
+        for part in row_blocks(g):
             z, some = work.forward(part), _of(scale, part)
             g_z, g_some = backward_rows(maps, z, weights, some, [g[part]], found)
             if g_some is not None:
                 g_scale[0][part] = g_some
             work.backward(part, g_z)
         return *[None] * 5, *work.gradients(), *found, *g_scale
-
-
-def _blocks(z: Tensor) -> list[slice]:
-    size = max(8, BLOCK // max(1, z.shape[1] * z.shape[2]))
-    return [slice(start, min(start + size, len(z))) for start in range(0, len(z), size)]
 
 
 def _of(scale: Tensor | None, part: slice) -> Tensor | None:

@@ -185,7 +185,7 @@ def products(kind):
 def test_a_product_that_is_not_kept_is_the_same(kind, scaled, monkeypatch):
     gate, maps, _ = gated(4)
     of, tensors, rows = products(kind)
-    monkeypatch.setattr(gated_products, "BLOCK", 1)  # blocks of eight rows
+    monkeypatch.setattr(gated_linear, "BLOCK", 1)  # blocks of eight rows
     scale = normal(rows, seed=6).requires_grad_() if scaled else None
     given = [t.requires_grad_() for t in tensors]
     given += [*gate.parameters(), maps[0].weight, *([scale] if scaled else [])]
