@@ -20,7 +20,7 @@ from equiv.hamiltonian.pair_functions import (
     path_weights,
     product_of_atoms,
 )
-from equiv.hamiltonian.row_functions import RowFunction, call, ints, library, pointers, possible
+from equiv.hamiltonian.row_functions import RowFunction, call, joined, joined_back, possible
 from equiv.tensor_products.forms import W, X, Y, Z
 
 if TYPE_CHECKING:
@@ -271,11 +271,8 @@ class _PairPass:
 
     def forward(self, part: slice) -> Tensor:
         first, second = (atoms[part] for atoms in self.of.pairs)
-        self.operands = []
-        for x, sign in zip(self.atoms, self.of.signs, strict=True):
-            both = x.new_empty(len(first), *x.shape[1:])
-            library(x).together(*ints(*both.shape), *pointers(x, first, second, sign, both))
-            self.operands.append(both.flatten(1))
+        both = zip(self.atoms, self.of.signs, strict=True)
+        self.operands = [joined(x, first, second, sign).flatten(1) for x, sign in both]
         self.operands.append(self.hidden[part] @ self.matrix)
         left, right, weights = self.operands
         (z,) = self.couplings.compute((Z,), left, right, None, weights)
@@ -287,8 +284,7 @@ class _PairPass:
         *of_atoms, g_hidden, g_matrix = self._gradients()
         first, second = (atoms[part] for atoms in self.of.pairs)
         for piece, sign, into in zip(found[:2], self.of.signs, of_atoms, strict=True):
-            sizes = ints(len(piece), *into.shape[1:])
-            library(into).together_back(*sizes, *pointers(piece, first, second, sign, into))
+            joined_back(piece, first, second, sign, into)
         torch.mm(found[2], self.matrix.T, out=g_hidden[part])
         g_matrix.addmm_(self.hidden[part].T, found[2])
 

@@ -18,7 +18,8 @@ from equiv.hamiltonian.row_functions import (
     RowFunction,
     call,
     ints,
-    library,
+    joined,
+    joined_back,
     pointers,
     possible,
     together,
@@ -188,25 +189,20 @@ class _ProductOfAtoms(RowFunction):
         if torch.is_grad_enabled():
             return _ProductOfAtoms.slow(ctx, (a, b, weights), grads)
         left, right = _ProductOfAtoms.factors(ctx, a, b)
-        g = grads[0].flatten(1)
+        (first, second), g = ctx.pairs, grads[0].flatten(1)
         found = ctx.couplings.compute((X, Y, W), left, right, g, weights.flatten(1))
         results = []
         for x, part, sign in zip((a, b), found[:2], ctx.signs, strict=True):
             gx = torch.zeros_like(x)
-            sizes = ints(len(part), *x.shape[1:])
-            library(x).together_back(*sizes, *pointers(part, *ctx.pairs, sign, gx))
+            joined_back(part, first, second, sign, gx)
             results.append(gx)
         return None, None, None, None, *results, found[2].view_as(weights)
 
     @staticmethod
     def factors(ctx: Any, *given: Tensor) -> list[Tensor]:
-        results = []
-        for x, sign in zip(given, ctx.signs, strict=True):
-            sizes = (len(ctx.pairs[0]), *x.shape[1:])
-            z = x.new_empty(sizes)
-            library(x).together(*ints(*sizes), *pointers(x, *ctx.pairs, sign, z))
-            results.append(z.flatten(1))
-        return results
+        first, second = ctx.pairs
+        both = zip(given, ctx.signs, strict=True)
+        return [joined(x, first, second, sign).flatten(1) for x, sign in both]
 
 
 class _Messages(RowFunction):

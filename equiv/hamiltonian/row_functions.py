@@ -261,6 +261,19 @@ class _Inner(RowFunction):
         return None, None, None, None, gx
 
 
+def joined(x: Tensor, first: Tensor, second: Tensor, signs: Tensor) -> Tensor:
+    """What :func:`together` gives, by its kernel."""
+    z = x.new_empty(len(first), *x.shape[1:])
+    library(x).together(*ints(*z.shape), *pointers(x, first, second, signs, z))
+    return z
+
+
+def joined_back(g: Tensor, first: Tensor, second: Tensor, signs: Tensor, into: Tensor) -> None:
+    """Add the gradient by ``x``, given that by the result."""
+    sizes = ints(len(first), *into.shape[1:])
+    library(into).together_back(*sizes, *pointers(g, first, second, signs, into))
+
+
 class _Together(RowFunction):
     constants = 4
 
@@ -270,11 +283,7 @@ class _Together(RowFunction):
     ) -> Tensor:
         ctx.plain, ctx.index, ctx.signs = plain, (first, second), signs
         ctx.save_for_backward(x)
-        z = x.new_empty(len(first), *x.shape[1:])
-        library(x).together(
-            *ints(len(first), *x.shape[1:]), *pointers(x, first, second, ctx.signs, z)
-        )
-        return z
+        return joined(x, first, second, ctx.signs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -282,8 +291,6 @@ class _Together(RowFunction):
         if torch.is_grad_enabled():
             return _Together.slow(ctx, (x,), grads)
         first, second = ctx.index
-        g, gx = grads[0].contiguous(), torch.zeros_like(x)
-        library(x).together_back(
-            *ints(len(first), *x.shape[1:]), *pointers(g, first, second, ctx.signs, gx)
-        )
+        gx = torch.zeros_like(x)
+        joined_back(grads[0].contiguous(), first, second, ctx.signs, gx)
         return None, None, None, None, gx
