@@ -100,17 +100,20 @@ class Step:
     def memory(self) -> float:
         """Megabytes that the backward pass needs kept, beside the weights."""
         weights = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
-        seen: dict[int, int] = {}
+        kept: dict[int, torch.UntypedStorage] = {}  # alive, so that no address occurs twice
 
         def keep(x: torch.Tensor) -> torch.Tensor:
             storage = x.untyped_storage()
             if storage.data_ptr() not in weights:
-                seen[storage.data_ptr()] = storage.nbytes()
+                kept[storage.data_ptr()] = storage
             return x
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-            loss(self.model, self.batch).backward()
-        return sum(seen.values()) / 2**20
+            total = loss(self.model, self.batch)
+        megabytes = sum(storage.nbytes() for storage in kept.values()) / 2**20
+        kept.clear()
+        total.backward()
+        return megabytes
 
 
 def loss(model: SPHNet, batch: Any) -> Any:

@@ -107,7 +107,9 @@ class _GatedLinear(RowFunction):
     def forward(ctx: Any, layers: GatedMaps, x: Tensor, *given: Tensor) -> Any:
         ctx.layers, ctx.plain = layers, layers.plain
         ctx.save_for_backward(x, *given)
-        return forward_rows(layers, x, *layers.split(given))
+        results = tuple(torch.empty_like(x) for _ in layers.maps)
+        forward_rows(layers, x, *layers.split(given), results)
+        return results
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -121,17 +123,19 @@ class _GatedLinear(RowFunction):
 
 
 def forward_rows(
-    layers: GatedMaps, x: Tensor, weights: Sequence[Tensor], scale: Tensor | None
-) -> tuple[Tensor, ...]:
-    """The maps of all rows, block by block."""
-    results = tuple(torch.empty_like(x) for _ in layers.maps)
+    layers: GatedMaps,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    scale: Tensor | None,
+    results: Sequence[Tensor],
+) -> None:
+    """The maps of all rows, block by block, into ``results``."""
     for part in row_blocks(x):
         gated = _Gated(layers, x[part], weights[:4])
         if scale is not None:
             gated.y *= scale[part, None, None]
         for (rows, grades, unit), w, y in zip(layers.maps, weights[4:], results, strict=True):
             _map(rows, grades, unit, gated.y, w, y[part])
-    return results
 
 
 def backward_rows(

@@ -121,7 +121,7 @@ class _GatedProduct(RowFunction):
         weights, scale = maps.split(given[count:])
         z = x.new_empty(work.rows, of.product.out.dim, x.shape[2])
         for part in row_blocks(z):
-            (z[part],) = forward_rows(maps, work.forward(part), weights, _of(scale, part))
+            forward_rows(maps, work.forward(part), weights, _of(scale, part), [z[part]])
         return z
 
     @staticmethod
@@ -194,7 +194,8 @@ class _AtomPass:
     ) -> None:
         self.couplings, self.shared = couplings, shared
         self.left, self.right, self.weights, self.x = left, right, weights, x
-        self.rows, self.found = len(left), [torch.zeros_like(t) for t in (left, right, weights, x)]
+        self.rows, self.found = len(left), [torch.empty_like(t) for t in (left, right)]
+        self.found += [torch.zeros_like(weights), torch.zeros_like(x)]
 
     def forward(self, part: slice) -> Tensor:
         left, right, weights = self._operands(part)

@@ -8,6 +8,7 @@ rank of a distributed run.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from equiv.errors import EquivError
 from equiv.hamiltonian.again import again
 from equiv.nn.path_gate import Phase, check_sparsity
+
+Invariants = Callable[[Tensor, slice | Tensor], Tensor]
+"""Invariants ``[some pairs, invariants]`` from features and the numbers of these pairs."""
 
 
 class KeptPairs(NamedTuple):
@@ -96,7 +100,7 @@ class PairGate(nn.Module):
         distances: Float[Tensor, " pairs"],
         pair_batch: Int[Tensor, " pairs"],
         counts: Int[Tensor, " graphs"],
-        invariants: Callable[[Tensor], Float[Tensor, "pairs invariants"]] = lambda x: x,
+        invariants: Invariants = lambda x, pairs: x[pairs],
     ) -> KeptPairs:
         """Which pairs are computed, and with what weight.
 
@@ -105,8 +109,8 @@ class PairGate(nn.Module):
             distances: :math:`r_{ij}`, Angstrom.
             pair_batch: the molecule of every pair.
             counts: :math:`N_m`, the atoms of every molecule.
-            invariants: :math:`I_{ij}` as a function of ``x``, which is called again in the backward
-                pass: they are large.
+            invariants: :math:`I_{ij}` of some pairs as a function of ``x``, which is called again
+                in the backward pass: they are large.
         """
         pairs = torch.bincount(pair_batch, minlength=len(counts))
         kept = torch.maximum(torch.ceil((1 - self.sparsity) * pairs - 1e-9).long(), counts)
@@ -119,18 +123,26 @@ class PairGate(nn.Module):
             drawn = ranks(lots, pair_batch, pairs)
             return KeptPairs(torch.nonzero(drawn < kept[pair_batch]).squeeze(-1), None)
 
-        def function(x: Tensor, scores: Tensor) -> Tensor:
-            return invariants(x) @ (scores / math.sqrt(len(scores)))
+        def function(pairs: slice | Tensor, x: Tensor, scores: Tensor, reach: Tensor) -> Tensor:
+            score = invariants(x, pairs) @ (scores / math.sqrt(len(scores)))
+            return score - reach * distances[pairs].to(score.dtype)
 
-        score = again(function, x, self.scores) - self.reach * distances.to(x.dtype)
-        rank = ranks(score.detach(), pair_batch, pairs)
-        at = torch.nonzero(rank == kept[pair_batch]).squeeze(-1)
+        with torch.no_grad():
+            score = function(slice(None), x, self.scores, self.reach)
+            rank = ranks(score, pair_batch, pairs)
+        # Gradients are those of the kept pairs and of the one whose score is the threshold.
+        rows = torch.nonzero(rank <= kept[pair_batch]).squeeze(-1)
+        score = again(partial(function, rows), x, self.scores, self.reach)
+        at, batch = (
+            torch.nonzero(rank[rows] == kept[pair_batch[rows]]).squeeze(-1),
+            pair_batch[rows],
+        )
         limit = score.new_full((len(counts),), -math.inf)  # of molecules that keep all pairs
-        limit = limit.index_copy(0, pair_batch[at], score[at])
-        height = ((score - limit[pair_batch]) / self.width).clamp(0, 1)
+        limit = limit.index_copy(0, batch[at], score[at])
+        height = ((score - limit[batch]) / self.width).clamp(0, 1)
         weight = height * height * (3 - 2 * height)
-        rows = torch.nonzero(weight > 0).squeeze(-1)
-        return KeptPairs(rows, weight[rows])
+        above = torch.nonzero(weight > 0).squeeze(-1)
+        return KeptPairs(rows[above], weight[above])
 
     @torch.no_grad()
     def update(self, phase: Phase, step: int) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -52,6 +53,15 @@ class PairGeometry:
             self.pair_batch[index],
             self.counts,
         )
+
+
+def bounded(x: Float[Tensor, "atoms *features"]) -> Float[Tensor, "atoms *features"]:
+    r"""Features with a mean square below one, :math:`x / \sqrt{1 + \langle x^2 \rangle}`.
+
+    The mean is over the components and channels of an atom, so that rotations commute with it.
+    """
+    squares = x.square().flatten(1).mean(1)
+    return x * torch.rsqrt(1 + squares).view(-1, *[1] * (x.ndim - 1))
 
 
 class VectorialInteraction(nn.Module):
@@ -214,7 +224,7 @@ class SphericalInteraction(ExactConstants):
                 pairs.distances,
                 pairs.pair_batch,
                 pairs.counts,
-                lambda x, atoms=(pairs.first, pairs.second): self.invariants(x, *atoms),
+                partial(self.invariants.of_some, first=pairs.first, second=pairs.second),
             )
             pairs = pairs.kept(index)
         y, atoms = pairs.harmonics[:, : len(self.signs)], (pairs.first, pairs.second)

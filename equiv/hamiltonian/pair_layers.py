@@ -1,6 +1,7 @@
 r"""The features of blocks: those of an atom with itself, and those of two atoms."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -145,7 +146,7 @@ class PairLayer(ExactConstants):
         x: Float[Tensor, "atoms components channels"],
         pairs: PairGeometry,
     ) -> Float[Tensor, "pairs out channels"]:
-        """New features of all pairs."""
+        """New features of all pairs; ``f`` is added to in place."""
         index, weight, many = None, None, len(pairs.first)
         if self.pair_gate is not None:
             index, weight = self.pair_gate(
@@ -153,7 +154,7 @@ class PairLayer(ExactConstants):
                 pairs.distances,
                 pairs.pair_batch,
                 pairs.counts,
-                lambda x, atoms=(pairs.first, pairs.second): self.invariants(x, *atoms),
+                partial(self.invariants.of_some, first=pairs.first, second=pairs.second),
             )
             pairs = pairs.kept(index)
         atoms = (pairs.first, pairs.second)
@@ -174,10 +175,10 @@ class PairLayer(ExactConstants):
             keep=not self.paths.cheap,
         )
         if index is None:
-            return update if f is None else f + update
+            return update if f is None else update.add_(f)
         if f is None:
             f = update.new_zeros(many, *update.shape[1:])
-        return f.index_add(0, index, update)
+        return f.index_add_(0, index, update)
 
 
 class PathSparsity:

@@ -40,6 +40,17 @@ class PairInvariants(nn.Module):
         """Invariants of the pairs of atoms ``first`` and ``second``."""
         return inner(self.rows, x, first, second)
 
+    def of_some(
+        self,
+        x: Float[Tensor, "atoms components channels"],
+        some: slice | Int[Tensor, " some"],
+        *,
+        first: Int[Tensor, " pairs"],
+        second: Int[Tensor, " pairs"],
+    ) -> Float[Tensor, "some invariants"]:
+        """Those of some of the pairs."""
+        return self(x, first[some], second[some])
+
 
 def simple_invariants(
     scalars: Float[Tensor, "atoms channels"],

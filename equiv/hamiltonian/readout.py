@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -285,6 +286,7 @@ class _Mixture:
             return self.where
         return torch.arange(self.where.start, self.where.stop, device=x.device)
 
+    @cached_property
     def table(self) -> Int[Tensor, "pieces 5"]:
         """The pieces, as the kernel reads them (:mod:`equiv.hamiltonian.row_kernels`)."""
         rows = []
@@ -314,7 +316,7 @@ class _Mixing(RowFunction):
         results = []
         for mixture in mixtures:
             x = diagonal if mixture.of_atoms else pairs
-            index, table = mixture.index(x), mixture.table()
+            index, table = mixture.index(x), mixture.table
             rows = x.new_empty(len(index), mixture.width)
             sizes = _sizes(x, index, table, weight, mixture.width)
             library(x).mix(*sizes, *pointers(x, weight, rows))
@@ -333,7 +335,7 @@ class _Mixing(RowFunction):
         g_bias = None if bias is None else torch.zeros_like(bias)
         for mixture, grad in zip(ctx.mixtures, grads, strict=True):
             x, gx = (diagonal, found[0]) if mixture.of_atoms else (pairs, found[1])
-            index, table, g = mixture.index(x), mixture.table(), grad.contiguous()
+            index, table, g = mixture.index(x), mixture.table, grad.contiguous()
             sizes = _sizes(x, index, table, weight, mixture.width)
             library(x).mix_back(*sizes, *pointers(x, weight, g, gx, found[2]))
             if mixture.shift is not None and g_bias is not None:

@@ -21,6 +21,7 @@ from equiv.hamiltonian.node_layers import (
     SphericalEmbedding,
     SphericalInteraction,
     VectorialInteraction,
+    bounded,
 )
 from equiv.hamiltonian.pair_layers import (
     DiagonalLayer,
@@ -270,7 +271,9 @@ class SPHNet(AbstractModel):
         near, every = self.geometry(batch.positions, layout)
         scalars = self.embedding[self.species(batch.numbers)]
         vectors = scalars.new_zeros(len(scalars), 3, self.channels)
-        for layer in self.vectorial:
+        for number, layer in enumerate(self.vectorial):
+            if number:  # messages multiply features: unbounded, they would grow from layer to layer
+                scalars, vectors = bounded(scalars), bounded(vectors)
             scalars, vectors = layer(scalars, vectors, near)
         first = self.spherical_embedding(scalars, near)
         second = self.spherical(first, near)

@@ -87,6 +87,7 @@ class PathGate(nn.Module):
         self.paths, self.sparsity, self.budget = tuple(paths), float(sparsity), budget
         self.seed, self.layer = int(seed), int(layer)
         self.outputs = sorted({path.out for path in self.paths})
+        self.costs = tuple(path.cost for path in self.paths)
         self.scores = nn.Parameter(torch.ones(len(self.paths)))
         self.kept: Tensor
         self.phase: Tensor
@@ -139,7 +140,7 @@ class PathGate(nn.Module):
 
         If the budget does not even hold one path for every output, the cheapest for each are kept.
         """
-        costs = [path.cost if self.budget == "flops" else 1 for path in self.paths]
+        costs = self.costs if self.budget == "flops" else [1] * len(self.paths)
         if self.budget == "flops":
             budget = (1 - self.sparsity) * sum(costs)
         else:
@@ -160,8 +161,7 @@ class PathGate(nn.Module):
 
     def cost_share(self) -> float:
         """Multiply-adds of the kept paths over those of all."""
-        costs = [path.cost for path in self.paths]
-        return sum(costs[p] for p in self.selection) / sum(costs)
+        return sum(self.costs[p] for p in self.selection) / sum(self.costs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

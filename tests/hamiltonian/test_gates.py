@@ -1,5 +1,6 @@
 """Gates keep what they say, learn by what they keep, and are the same wherever they are."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -232,6 +233,33 @@ def test_dropped_pairs_have_no_gradient():
     assert dropped.any()
     assert (invariants.grad[dropped] == 0).all()
     assert gate.scores.grad.abs().max() > 0
+
+
+def test_gradients_are_those_of_the_formula():
+    gate = adaptive()
+    invariants, distances, batch, counts = together(molecule(8, 4), molecule(3, 1), molecule(10, 5))
+    leaves = (invariants.requires_grad_(), distances.requires_grad_(), gate.scores, gate.reach)
+    index, weight = gate(invariants, distances, batch, counts)
+    pull = torch.randn(len(weight), generator=torch.Generator().manual_seed(1)).double()
+    found = torch.autograd.grad((weight * pull).sum(), leaves)
+
+    score = invariants @ gate.scores / 2 - gate.reach * distances
+    total, seen = torch.zeros((), dtype=torch.float64), 0
+    for m, atoms in enumerate(counts.tolist()):
+        mine = torch.nonzero(batch == m).squeeze(-1)
+        kept = max(atoms, math.ceil((1 - gate.sparsity) * len(mine) - 1e-9))
+        height = torch.ones(len(mine), dtype=torch.float64)
+        if kept < len(mine):
+            limit = score[mine].sort(descending=True).values[kept]
+            height = ((score[mine] - limit) / gate.width).clamp(0, 1)
+        g = height**2 * (3 - 2 * height)
+        here = batch[index] == m
+        assert torch.equal(mine[g > 0], index[here])
+        torch.testing.assert_close(weight[here], g[g > 0])
+        total, seen = total + (g[g > 0] * pull[here]).sum(), seen + int((g > 0).sum())
+    assert seen == len(index)
+    for came, expected in zip(found, torch.autograd.grad(total, leaves), strict=True):
+        torch.testing.assert_close(came, expected)
 
 
 def test_in_the_random_phase_training_keeps_the_share_and_evaluation_all():

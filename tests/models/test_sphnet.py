@@ -103,6 +103,25 @@ def test_so3_features_turn_but_do_not_reflect():
     assert (reflected - d @ h @ d.mT).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("layers", [1, 2, 4, 8])
+def test_features_do_not_grow_with_the_number_of_layers(layers):
+    # They did, doubly exponentially: the invariants of a new network with eight layers were at 1e9.
+    torch.manual_seed(0)
+    model = SPHNet(BASIS, **{**SHAPE, "channels": 32, "vectorial_layers": layers}).eval()
+    seen = []
+
+    def keep(_module, inputs, out):
+        seen.extend(x.square().mean().sqrt().item() for x in (inputs[0], out))
+
+    for layer in model.pairs:
+        layer.invariants.register_forward_hook(keep)
+    with torch.no_grad():
+        model(batch(molecule()))
+    assert len(seen) == 2 * len(model.pairs)
+    assert min(seen) > 0.05
+    assert max(seen) < 5
+
+
 @pytest.mark.parametrize("step", [1, 3, 9])
 def test_atoms_may_be_named_in_any_order(step):
     model = made(step)
