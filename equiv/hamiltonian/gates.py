@@ -123,20 +123,19 @@ class PairGate(nn.Module):
             drawn = ranks(lots, pair_batch, pairs)
             return KeptPairs(torch.nonzero(drawn < kept[pair_batch]).squeeze(-1), None)
 
-        def function(pairs: slice | Tensor, x: Tensor, scores: Tensor, reach: Tensor) -> Tensor:
-            score = invariants(x, pairs) @ (scores / math.sqrt(len(scores)))
-            return score - reach * distances[pairs].to(score.dtype)
+        def function(some: slice | Tensor, x: Tensor, *rest: Tensor) -> Tensor:
+            distances, scores, reach = rest
+            score = invariants(x, some) @ (scores / math.sqrt(len(scores)))
+            return score - reach * distances[some].to(score.dtype)
 
+        given = (x, distances, self.scores, self.reach)
         with torch.no_grad():
-            score = function(slice(None), x, self.scores, self.reach)
-            rank = ranks(score, pair_batch, pairs)
+            rank = ranks(function(slice(None), *given), pair_batch, pairs)
         # Gradients are those of the kept pairs and of the one whose score is the threshold.
         rows = torch.nonzero(rank <= kept[pair_batch]).squeeze(-1)
-        score = again(partial(function, rows), x, self.scores, self.reach)
-        at, batch = (
-            torch.nonzero(rank[rows] == kept[pair_batch[rows]]).squeeze(-1),
-            pair_batch[rows],
-        )
+        score = again(partial(function, rows), *given)
+        batch = pair_batch[rows]
+        at = torch.nonzero(rank[rows] == kept[batch]).squeeze(-1)
         limit = score.new_full((len(counts),), -math.inf)  # of molecules that keep all pairs
         limit = limit.index_copy(0, batch[at], score[at])
         height = ((score - limit[batch]) / self.width).clamp(0, 1)

@@ -238,7 +238,9 @@ def test_dropped_pairs_have_no_gradient():
 def test_gradients_are_those_of_the_formula():
     gate = adaptive()
     invariants, distances, batch, counts = together(molecule(8, 4), molecule(3, 1), molecule(10, 5))
-    leaves = (invariants.requires_grad_(), distances.requires_grad_(), gate.scores, gate.reach)
+    leaves = (invariants, distances, gate.scores, gate.reach)
+    for x in leaves:
+        x.requires_grad_()
     index, weight = gate(invariants, distances, batch, counts)
     pull = torch.randn(len(weight), generator=torch.Generator().manual_seed(1)).double()
     found = torch.autograd.grad((weight * pull).sum(), leaves)
