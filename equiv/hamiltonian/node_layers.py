@@ -14,7 +14,7 @@ from equiv.hamiltonian.degrees import Degrees
 from equiv.hamiltonian.gated_linear import gated_linear
 from equiv.hamiltonian.gates import PairGate
 from equiv.hamiltonian.irrep_layers import Dense, IrrepLinear, NormGate
-from equiv.hamiltonian.pair_functions import messages, tell
+from equiv.hamiltonian.pair_functions import messages, neighbors, tell
 from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights, simple_invariants
 
 
@@ -139,12 +139,8 @@ class SphericalEmbedding(ExactConstants):
         self.degrees, self.scale = degrees, 1 / math.sqrt(mean_neighbors)
         self.weights = PairWeights(num_radial, 2 * channels, hidden, len(degrees), channels)
         self.linear = IrrepLinear(degrees, channels)
-        self.product = PathProduct(Degrees((0,)), degrees, degrees)
-        factors = [math.sqrt(2 * l + 1) for _, l in degrees.irreps]
-        self.register_constant("factors", torch.tensor(factors, dtype=torch.float64)[:, None])
-        self.factors: Tensor
-        signs = [(-1.0) ** l for _, l in degrees.irreps]
-        self.register_constant("signs", degrees.spread(signs))
+        signs = torch.tensor([(-1.0) ** l for _, l in degrees.irreps])
+        self.register_constant("signs", signs)
         self.signs: Tensor
 
     def forward(
@@ -156,10 +152,9 @@ class SphericalEmbedding(ExactConstants):
             pairs.radial,
             lambda s: simple_invariants(s, *atoms),
             scalars,
-            factors=self.factors * self.scale,
+            factors=self.signs.new_full((len(self.degrees), 1), self.scale),
         )
-        told = messages(self.product, scalars.unsqueeze(1), y, self.signs, atoms, weights)
-        out = self.linear(told)
+        out = self.linear(neighbors(self.degrees, self.signs, atoms, scalars, y, weights))
         return torch.cat([out[:, :1] + scalars.unsqueeze(1), out[:, 1:]], 1)
 
 

@@ -108,6 +108,34 @@ def spread(
     return call(_Spread, plain, degrees, total, signs, pairs, scalars, y, weights)
 
 
+def neighbors(
+    degrees: Degrees,
+    signs: Float[Tensor, " irreps"],
+    pairs: Atoms,
+    scalars: Float[Tensor, "atoms channels"],
+    y: Float[Tensor, "pairs dim"],
+    weights: Float[Tensor, "pairs irreps channels"],
+) -> Float[Tensor, "atoms dim channels"]:
+    r"""What every atom hears of the scalars of all others and of where they are.
+
+    .. math::
+        z^l_i = \sum_{ij} w^l_{ij}\, s_j\, y^l_{ij} + \sum_{ji} w^l_{ji}\, s_j\, \sigma_l y^l_{ji}
+    """
+
+    def plain(scalars: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        first, second = pairs
+        owners = degrees.owners.to(y.device)
+        both = torch.cat([y, y * signs[owners]]).unsqueeze(-1)
+        some = torch.cat([weights, weights]) * scalars[torch.cat([second, first])].unsqueeze(1)
+        told = both * some.index_select(1, owners)
+        zero = scalars.new_zeros(len(scalars), *told.shape[1:])
+        return zero.index_add(0, torch.cat([first, second]), told)
+
+    if not possible(scalars, y, weights):
+        return plain(scalars, y, weights)
+    return call(_Neighbors, plain, degrees, signs, pairs, scalars, y, weights)
+
+
 def tell(
     pairs: Atoms,
     phi: Float[Tensor, "atoms 3*channels"],
@@ -280,6 +308,37 @@ class _Spread(RowFunction):
         where = None if gy is None else pointers(gy)[0]
         _pair_library(g).spread_back(*ctx.sizes, *given, where, *pointers(gw))
         return None, None, None, None, None, gs, gy, gw
+
+
+class _Neighbors(RowFunction):
+    constants = 4
+
+    @staticmethod
+    def forward(
+        ctx: Any, plain: Any, degrees: Degrees, signs: Tensor, pairs: Atoms, *given: Tensor
+    ) -> Tensor:
+        scalars, y, weights = given
+        ctx.plain, ctx.pairs, ctx.signs = plain, pairs, signs
+        ctx.starts = torch.tensor([*degrees.starts, degrees.dim])
+        ctx.sizes = ints(len(y), degrees.dim, len(degrees), ctx.starts.data_ptr())
+        ctx.sizes += ints(scalars.shape[1])
+        ctx.save_for_backward(scalars, y, weights)
+        z = scalars.new_zeros(len(scalars), degrees.dim, scalars.shape[1])
+        given = pointers(*pairs, signs, scalars, y, weights, z)
+        _pair_library(z).neighbors(*ctx.sizes, *given)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        scalars, y, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _Neighbors.slow(ctx, (scalars, y, weights), grads)
+        g, gs, gw = grads[0].contiguous(), torch.zeros_like(scalars), torch.empty_like(weights)
+        gy = torch.empty_like(y) if ctx.needs_input_grad[5] else None
+        given = pointers(*ctx.pairs, ctx.signs, scalars, y, weights, g, gs, gw)
+        where = None if gy is None else pointers(gy)[0]
+        _pair_library(g).neighbors_back(*ctx.sizes, *given, where)
+        return None, None, None, None, gs, gy, gw
 
 
 class _Tell(RowFunction):

@@ -86,6 +86,54 @@ extern "C" void spread_back(I pairs, I dim, I irreps, const I* starts, I C, I to
   }
 }
 
+// Both atoms of every pair hear each other: z[r, m] += y[p, m] w[p, o] s of the other one. The
+// second atom looks the other way, with sign[o].
+extern "C" void neighbors(I pairs, I dim, I irreps, const I* starts, I C, const I* first,
+                          const I* second, const T* sign, const T* s, const T* y, const T* w,
+                          T* z) {
+  std::vector<T> memory(C);
+  T* t = memory.data();
+  for (I p = 0; p < pairs; ++p)
+    for (int way = 0; way < 2; ++way) {
+      const T* a = s + (way ? first[p] : second[p]) * C;
+      T* to = z + (way ? second[p] : first[p]) * dim * C;
+      for (I o = 0; o < irreps; ++o) {
+        const T *f = w + (p * irreps + o) * C, e = way ? sign[o] : T(1);
+        for (I c = 0; c < C; ++c) t[c] = e * f[c] * a[c];
+        for (I m = starts[o]; m < starts[o + 1]; ++m)
+          for (I c = 0; c < C; ++c) to[m * C + c] += y[p * dim + m] * t[c];
+      }
+    }
+}
+
+// Adds to gs; gy may be null.
+extern "C" void neighbors_back(I pairs, I dim, I irreps, const I* starts, I C, const I* first,
+                               const I* second, const T* sign, const T* s, const T* y, const T* w,
+                               const T* g, T* gs, T* gw, T* gy) {
+  std::vector<T> memory(2 * C);
+  T *q = memory.data(), *t = q + C;
+  for (I p = 0; p < pairs; ++p)
+    for (int way = 0; way < 2; ++way) {
+      const I speaks = way ? first[p] : second[p];
+      const T *a = s + speaks * C, *from = g + (way ? second[p] : first[p]) * dim * C;
+      T* ga = gs + speaks * C;
+      for (I o = 0; o < irreps; ++o) {
+        const T *f = w + (p * irreps + o) * C, e = way ? sign[o] : T(1);
+        T* gf = gw + (p * irreps + o) * C;
+        for (I c = 0; c < C; ++c) { q[c] = 0; t[c] = e * f[c] * a[c]; }
+        for (I m = starts[o]; m < starts[o + 1]; ++m) {
+          const T *row = from + m * C, v = e * y[p * dim + m];
+          for (I c = 0; c < C; ++c) q[c] += v * row[c];
+          if (gy) gy[p * dim + m] = dot(row, t, C) + (way ? gy[p * dim + m] : T(0));
+        }
+        for (I c = 0; c < C; ++c) {
+          gf[c] = q[c] * a[c] + (way ? gf[c] : T(0));
+          ga[c] += q[c] * f[c];
+        }
+      }
+    }
+}
+
 // Both atoms of every pair tell each other: state[r] += [a, b v + c d] with (a, b, c) = phi w of
 // the one that speaks; d is the direction to it. A row of state: a scalar and a vector.
 extern "C" void tell(I pairs, I C, const I* first, const I* second, const T* phi, const T* w,

@@ -18,6 +18,7 @@ from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
 from equiv.hamiltonian.node_layers import PairGeometry
 from equiv.hamiltonian.pair_functions import spread
 from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights, simple_invariants
+from equiv.hamiltonian.row_functions import add_rows
 from equiv.nn.path_gate import PathGate
 
 
@@ -178,7 +179,7 @@ class PairLayer(ExactConstants):
             return update if f is None else update.add_(f)
         if f is None:
             f = update.new_zeros(many, *update.shape[1:])
-        return f.index_add_(0, index, update)
+        return add_rows(f, index, update)
 
 
 class PathSparsity:

@@ -331,7 +331,7 @@ class _Mixing(RowFunction):
         if torch.is_grad_enabled():
             return _Mixing.slow(ctx, given, grads)
         diagonal, pairs, weight, bias = given
-        found = [torch.zeros_like(x) for x in (diagonal, pairs, weight)]
+        found = [torch.empty_like(diagonal), torch.empty_like(pairs), torch.zeros_like(weight)]
         g_bias = None if bias is None else torch.zeros_like(bias)
         for mixture, grad in zip(ctx.mixtures, grads, strict=True):
             x, gx = (diagonal, found[0]) if mixture.of_atoms else (pairs, found[1])

@@ -98,6 +98,24 @@ def together(x: Tensor, first: Tensor, second: Tensor, signs: Tensor) -> Tensor:
     return call(_Together, plain, first, second, signs, x) if possible(x) else plain(x)
 
 
+def add_rows(x: Tensor, index: Tensor, update: Tensor) -> Tensor:
+    """``x`` with ``update`` added in place to some of its rows; neither is kept."""
+    return _AddRows.apply(x, index, update)  # pyright: ignore[reportReturnType]
+
+
+class _AddRows(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, update: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(index)
+        return x.index_add_(0, index, update)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (index,) = ctx.saved_tensors
+        return grads[0], None, grads[0].index_select(0, index)
+
+
 nn_pad = torch.nn.functional.pad
 
 

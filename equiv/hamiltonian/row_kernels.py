@@ -389,14 +389,17 @@ extern "C" void mix(I rows, const I* index, I dim, I C, I pieces, const I* table
   }
 }
 
-// Adds to gx and to g_weight.
+// Sets those rows of gx, and adds to g_weight. What several pieces read gets the sum.
 extern "C" void mix_back(I rows, const I* index, I dim, I C, I pieces, const I* table, I columns,
                          I width, const T* x, const T* weight, const T* g, T* gx, T* g_weight) {
   std::vector<I> at;
   std::vector<T> turned, sums;
+  std::vector<bool> written(dim, false);
   for (I p = 0; p < pieces; ++p, table += 5) {
     const I count = table[1], n = table[3];
-    if (table[0] < 0) continue;
+    if (table[0] < 0 || n == 0) continue;
+    const bool fresh = !written[table[0]];
+    std::fill_n(written.begin() + table[0], count, true);
     components(rows, index, dim, C, table[0], count, at);
     turned.resize(n * C);
     sums.assign(n * C, T(0));
@@ -408,11 +411,17 @@ extern "C" void mix_back(I rows, const I* index, I dim, I C, I pieces, const I* 
       for (I k = 0; k < n; ++k) {
         const T v = gy[k], *w = turned.data() + k * C;
         T* sum = sums.data() + k * C;
-        for (I c = 0; c < C; ++c) { to[c] += v * w[c]; sum[c] += v * from[c]; }
+        if (fresh && k == 0)
+          for (I c = 0; c < C; ++c) { to[c] = v * w[c]; sum[c] += v * from[c]; }
+        else
+          for (I c = 0; c < C; ++c) { to[c] += v * w[c]; sum[c] += v * from[c]; }
       }
     }
     for (I k = 0; k < n; ++k)
       for (I c = 0; c < C; ++c) g_weight[c * columns + table[2] + k] += sums[k * C + c];
   }
+  for (I i = 0; i < rows; ++i)
+    for (I m = 0; m < dim; ++m)
+      if (!written[m]) std::fill_n(gx + (index[i] * dim + m) * C, C, T(0));
 }
 """
