@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
 from equiv.hamiltonian.row_functions import (
     RowFunction,
-    Rows,
     call,
     gates,
     ints,
@@ -21,7 +20,6 @@ from equiv.hamiltonian.row_functions import (
     norms,
     pointers,
     possible,
-    real,
 )
 
 BLOCK = 2**20
@@ -83,8 +81,8 @@ class GatedMaps:
         )
 
 
-class _Gated:
-    """Gated features of some rows, and what led to them."""
+class _Gates:
+    """The numbers by which features of some rows are multiplied, and what led to them."""
 
     def __init__(self, layers: GatedMaps, x: Tensor, weights: Sequence[Tensor]) -> None:
         rows, even = layers.rows, layers.even
@@ -92,12 +90,11 @@ class _Gated:
         w1, b1, w2, b2 = weights
         self.sizes = ints(*rows.sizes(n), channels, even)
         self.invariants = x.new_empty(n, even + len(rows.degrees) * channels)
-        self.size, self.y = x.new_empty(n), torch.empty_like(x)
+        self.size = x.new_empty(n)
         library(x).norms(*self.sizes, *pointers(x, self.invariants, self.size))
         self.before = torch.addmm(b1, self.invariants, w1, alpha=layers.scales[0])
         self.hidden = nn.functional.silu(self.before)
         self.out = torch.addmm(b2, self.hidden, w2, alpha=layers.scales[1])
-        library(x).gates(*self.sizes, *pointers(x, self.size, self.out, self.y))
 
 
 class _GatedLinear(RowFunction):
@@ -131,11 +128,10 @@ def forward_rows(
 ) -> None:
     """The maps of all rows, block by block, into ``results``."""
     for part in row_blocks(x):
-        gated = _Gated(layers, x[part], weights[:4])
-        if scale is not None:
-            gated.y *= scale[part, None, None]
-        for (rows, grades, unit), w, y in zip(layers.maps, weights[4:], results, strict=True):
-            _map(rows, grades, unit, gated.y, w, y[part])
+        gates, factor = _Gates(layers, x[part], weights[:4]), _of(scale, part)
+        given = pointers(x[part], gates.size, gates.out, factor)
+        maps = _for_maps(layers, x, weights[4:], [y[part] for y in results])
+        library(x).gated_maps(*gates.sizes, *given, *maps)
 
 
 def backward_rows(
@@ -153,51 +149,35 @@ def backward_rows(
     w1, _, w2, _ = weights[:4]
     (scale1, scale2), cpp = layers.scales, library(x)
     for part in row_blocks(x):
-        gated = _Gated(layers, x[part], weights[:4])
-        g_y = torch.empty_like(gated.y)
-        for k, (rows, grades, unit) in enumerate(layers.maps):
-            _map(
-                rows, grades, unit, grads[k][part], weights[4 + k], g_y, transposed=True, add=k > 0
-            )
-        if scale is not None and g_scale is not None:
-            g_scale[part] = torch.linalg.vecdot(g_y.flatten(1), gated.y.flatten(1))
-            g_y *= scale[part, None, None]
-            gated.y *= scale[part, None, None]
-        for k, (rows, grades, unit) in enumerate(layers.maps):
-            g = grads[k][part]
-            sizes = ints(*rows.sizes(len(g)), grades, weights[4 + k].shape[1])
-            cpp.linear_weight(*sizes, *pointers(gated.y, g, into[4 + k]), real(x, unit))
-        g_size, g_out = torch.empty_like(gated.size), torch.empty_like(gated.out)
-        given = (x[part], gated.size, gated.out, g_y, gx[part], g_size, g_out)
-        cpp.gates_back(*gated.sizes, *pointers(*given))
+        gates, factor = _Gates(layers, x[part], weights[:4]), _of(scale, part)
+        g_size, g_out = torch.empty_like(gates.size), torch.empty_like(gates.out)
+        given = pointers(x[part], gates.size, gates.out, factor)
+        maps = _for_maps(layers, x, weights[4:], [g[part] for g in grads], into[4:])
+        found = pointers(gx[part], g_size, g_out, _of(g_scale, part))
+        cpp.gated_maps_back(*gates.sizes, *given, *maps, *found)
         into[3].add_(g_out.sum(0))
-        into[2].addmm_(gated.hidden.T, g_out, alpha=scale2)
-        g_before = torch.ops.aten.silu_backward(g_out @ w2.T * scale2, gated.before)
+        into[2].addmm_(gates.hidden.T, g_out, alpha=scale2)
+        g_before = torch.ops.aten.silu_backward(g_out @ w2.T * scale2, gates.before)
         into[1].add_(g_before.sum(0))
-        into[0].addmm_(gated.invariants.T, g_before, alpha=scale1)
+        into[0].addmm_(gates.invariants.T, g_before, alpha=scale1)
         g_invariants = (g_before * scale1) @ w1.T
-        given = (x[part], gated.invariants, gated.size, g_invariants, g_size, gx[part])
-        cpp.norms_back(*gated.sizes, *pointers(*given))
+        given = (x[part], gates.invariants, gates.size, g_invariants, g_size, gx[part])
+        cpp.norms_back(*gates.sizes, *pointers(*given))
     return gx, g_scale
 
 
-def _map(
-    rows: Rows,
-    grades: int,
-    scale: float,
-    x: Tensor,
-    weight: Tensor,
-    y: Tensor,
-    *,
-    transposed: bool = False,
-    add: bool = False,
-) -> None:
-    library(x).linear(
-        *ints(*rows.sizes(len(x)), grades, weight.shape[1]),
-        *pointers(x, weight, y),
-        real(x, scale),
-        *(ctypes.c_int64(flag) for flag in (transposed, add)),
-    )
+def _for_maps(layers: GatedMaps, x: Tensor, *tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+    """How many maps there are, their grades, scales, and where some tensors of each are, for C."""
+    number = ctypes.c_float if x.dtype is torch.float32 else ctypes.c_double
+    count = len(layers.maps)
+    grades = (ctypes.c_int64 * count)(*(grades for _, grades, _ in layers.maps))
+    scales = (number * count)(*(scale for _, _, scale in layers.maps))
+    places = ((ctypes.c_void_p * count)(*(t.data_ptr() for t in each)) for each in tensors)
+    return (*ints(count), grades, scales, *places)
+
+
+def _of(scale: Tensor | None, part: slice) -> Tensor | None:
+    return None if scale is None else scale[part]
 
 
 def row_blocks(x: Tensor) -> list[slice]:

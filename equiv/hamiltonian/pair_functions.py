@@ -304,9 +304,8 @@ class _Spread(RowFunction):
             return _Spread.slow(ctx, (scalars, y, weights), grads)
         g, gs, gw = grads[0].contiguous(), torch.zeros_like(scalars), torch.empty_like(weights)
         gy = torch.empty_like(y) if ctx.needs_input_grad[6] else None
-        given = pointers(scalars, *ctx.pairs, ctx.signs, y, weights, g, gs)
-        where = None if gy is None else pointers(gy)[0]
-        _pair_library(g).spread_back(*ctx.sizes, *given, where, *pointers(gw))
+        given = pointers(scalars, *ctx.pairs, ctx.signs, y, weights, g, gs, gy, gw)
+        _pair_library(g).spread_back(*ctx.sizes, *given)
         return None, None, None, None, None, gs, gy, gw
 
 
@@ -335,9 +334,8 @@ class _Neighbors(RowFunction):
             return _Neighbors.slow(ctx, (scalars, y, weights), grads)
         g, gs, gw = grads[0].contiguous(), torch.zeros_like(scalars), torch.empty_like(weights)
         gy = torch.empty_like(y) if ctx.needs_input_grad[5] else None
-        given = pointers(*ctx.pairs, ctx.signs, scalars, y, weights, g, gs, gw)
-        where = None if gy is None else pointers(gy)[0]
-        _pair_library(g).neighbors_back(*ctx.sizes, *given, where)
+        given = pointers(*ctx.pairs, ctx.signs, scalars, y, weights, g, gs, gw, gy)
+        _pair_library(g).neighbors_back(*ctx.sizes, *given)
         return None, None, None, None, gs, gy, gw
 
 
@@ -363,10 +361,9 @@ class _Tell(RowFunction):
         g = grads[0].contiguous()
         gphi, gv, gw = torch.zeros_like(phi), torch.zeros_like(vectors), torch.empty_like(weights)
         gd = torch.empty_like(directions) if ctx.needs_input_grad[5] else None
-        given = (*ctx.pairs, phi, weights, vectors, directions, g, gphi, gw, gv)
-        where = None if gd is None else pointers(gd)[0]
+        given = (*ctx.pairs, phi, weights, vectors, directions, g, gphi, gw, gv, gd)
         sizes = ints(len(weights), vectors.shape[2])
-        _pair_library(phi).tell_back(*sizes, *pointers(*given), where)
+        _pair_library(phi).tell_back(*sizes, *pointers(*given))
         return None, None, gphi, gw, gv, gd
 
 

@@ -143,9 +143,9 @@ def ints(*numbers: int) -> tuple[ctypes.c_int64, ...]:
     return tuple(ctypes.c_int64(n) for n in numbers)
 
 
-def pointers(*tensors: Tensor) -> tuple[ctypes.c_void_p, ...]:
-    """Where the numbers of contiguous tensors are."""
-    return tuple(ctypes.c_void_p(t.data_ptr()) for t in tensors)
+def pointers(*tensors: Tensor | None) -> tuple[ctypes.c_void_p, ...]:
+    """Where the numbers of contiguous tensors are; null for ``None``."""
+    return tuple(ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors)
 
 
 def real(x: Tensor, value: float) -> Any:

@@ -142,16 +142,14 @@ extern "C" void linear(I rows, I dim, I irreps, const I* starts, I grades, I wid
     }
 }
 
-// The gradient by the weights, in blocks of places that stay in the nearest cache; added.
-extern "C" void linear_weight(I rows, I dim, I irreps, const I* starts, I grades, I width,
-                              const T* x, const T* g, T* weight, T scale) {
+// Adds the gradient by the weights, without their scale, in blocks of places that stay in the
+// nearest cache.
+static void outer(I rows, I dim, I irreps, const I* starts, I grades, I width, const T* x,
+                  const T* g, T* W) {
   std::vector<I> at;
-  std::vector<T> sums(width * width);
-  T* W = sums.data();
   const I block = width > 512 ? 8 : 4096 / width;
   for (I o = 0; o < irreps; ++o)
-    for (I k = 0; k < grades; ++k) {
-      std::memset(W, 0, sizeof(T) * sums.size());
+    for (I k = 0; k < grades; ++k, W += width * width) {
       places(rows, dim, grades * width, starts[o], starts[o + 1] - starts[o], k * width, at);
       for (I first = 0; first < (I)at.size(); first += block) {
         const I* some = at.data() + first;
@@ -165,9 +163,15 @@ extern "C" void linear_weight(I rows, I dim, I irreps, const I* starts, I grades
           for (I a = 0; a < width; ++a)
             for (I i = 0; i < n; ++i) W[a * width + c] += x[some[i] + a] * g[some[i] + c];
       }
-      T* to = weight + (o * grades + k) * width * width;
-      for (I a = 0; a < width * width; ++a) to[a] += W[a] * scale;
     }
+}
+
+// The gradient by the weights; added.
+extern "C" void linear_weight(I rows, I dim, I irreps, const I* starts, I grades, I width,
+                              const T* x, const T* g, T* weight, T scale) {
+  std::vector<T> sums(irreps * grades * width * width, T(0));
+  outer(rows, dim, irreps, starts, grades, width, x, g, sums.data());
+  for (size_t a = 0; a < sums.size(); ++a) weight[a] += sums[a] * scale;
 }
 
 static const T SMALL = 1e-4;
@@ -282,6 +286,67 @@ extern "C" void gates_back(I rows, I dim, I irreps, const I* starts, I C, I even
     gs[r] = ds;
     for (I c = 0; c < even; ++c) gg[c] = gy[c];
   }
+}
+
+// Maps of gated features. Gates and maps alternate every few rows, so that what lies between them
+// is read where it was just written.
+static const I FEW = 16;
+
+// y_k = scale_k W_k (factor y), with y of `gates`; factor may be null.
+extern "C" void gated_maps(I rows, I dim, I irreps, const I* starts, I C, I even, const T* x,
+                           const T* size, const T* out, const T* factor, I maps, const I* grades,
+                           const T* scales, const T** weights, T** results) {
+  const I numbers = dim * C, width = even + irreps * C;
+  std::vector<T> gated(FEW * numbers);
+  T* y = gated.data();
+  for (I r = 0; r < rows; r += FEW) {
+    const I n = std::min(FEW, rows - r);
+    gates(n, dim, irreps, starts, C, even, x + r * numbers, size + r, out + r * width, y);
+    if (factor)
+      for (I i = 0; i < n * numbers; ++i) y[i] *= factor[r + i / numbers];
+    for (I k = 0; k < maps; ++k)
+      linear(n, dim, irreps, starts, grades[k], C / grades[k], y, weights[k],
+             results[k] + r * numbers, scales[k], 0, 0);
+  }
+}
+
+// Sets gx, gsize, gout and gfactor (null without a factor); adds to gweights.
+extern "C" void gated_maps_back(I rows, I dim, I irreps, const I* starts, I C, I even, const T* x,
+                                const T* size, const T* out, const T* factor, I maps,
+                                const I* grades, const T* scales, const T** weights,
+                                const T** grads, T** gweights, T* gx, T* gsize, T* gout,
+                                T* gfactor) {
+  const I numbers = dim * C, width = even + irreps * C;
+  std::vector<T> memory(2 * FEW * numbers);
+  T *y = memory.data(), *gy = y + FEW * numbers;
+  std::vector<std::vector<T>> turned(maps), sums(maps);
+  for (I k = 0; k < maps; ++k) {
+    const I side = C / grades[k], matrices = irreps * grades[k];
+    turned[k].resize(matrices * side * side);
+    sums[k].assign(matrices * side * side, T(0));
+    for (I i = 0; i < matrices; ++i)
+      transpose(side, weights[k] + i * side * side, turned[k].data() + i * side * side);
+  }
+  for (I r = 0; r < rows; r += FEW) {
+    const I n = std::min(FEW, rows - r), from = r * numbers;
+    gates(n, dim, irreps, starts, C, even, x + from, size + r, out + r * width, y);
+    for (I k = 0; k < maps; ++k)
+      linear(n, dim, irreps, starts, grades[k], C / grades[k], grads[k] + from,
+             turned[k].data(), gy, scales[k], 0, k > 0);
+    for (I i = 0; factor && i < n; ++i) {
+      T *a = y + i * numbers, *b = gy + i * numbers;
+      const T f = factor[r + i];
+      gfactor[r + i] = dot(a, b, numbers);
+      for (I c = 0; c < numbers; ++c) a[c] *= f;
+      for (I c = 0; c < numbers; ++c) b[c] *= f;
+    }
+    for (I k = 0; k < maps; ++k)
+      outer(n, dim, irreps, starts, grades[k], C / grades[k], y, grads[k] + from, sums[k].data());
+    gates_back(n, dim, irreps, starts, C, even, x + from, size + r, out + r * width, gy, gx + from,
+               gsize + r, gout + r * width);
+  }
+  for (I k = 0; k < maps; ++k)
+    for (size_t a = 0; a < sums[k].size(); ++a) gweights[k][a] += sums[k][a] * scales[k];
 }
 
 // inv = [x_i^0 + x_j^0, mean over components of x_i x_j for every irrep].
