@@ -121,11 +121,15 @@ def gated(channels, seed=0):
     return gate, maps, normal(7, 40, channels)
 
 
+@pytest.mark.parametrize(
+    "rows", [0, 1, 39]
+)  # none, one, and some more than the kernel takes at once
 @pytest.mark.parametrize("scaled", [False, True])
-def test_gated_maps_agree_with_their_parts(scaled, monkeypatch):
-    gate, maps, x = gated(12)
-    monkeypatch.setattr(gated_linear, "BLOCK", 1000)  # several blocks
-    scale = normal(7, seed=4).requires_grad_() if scaled else None
+def test_gated_maps_agree_with_their_parts(scaled, rows, monkeypatch):
+    gate, maps, _ = gated(12)
+    x = normal(rows, 40, 12)
+    monkeypatch.setattr(gated_linear, "BLOCK", 20 * 40 * 12)  # several blocks
+    scale = normal(rows, seed=4).requires_grad_() if scaled else None
     given = [x.requires_grad_(), *gate.parameters(), *(w.weight for w in maps)]
     given += [scale] if scaled else []
     found = []

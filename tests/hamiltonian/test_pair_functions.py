@@ -32,6 +32,12 @@ CASES = {
         ),
         lambda c: [(5, c), (5, 9), (5, 3, c)],
     ),
+    "neighbors": (
+        lambda s, y, w: pair_functions.neighbors(
+            NODES, torch.tensor([1.0, -1, 1], dtype=s.dtype), PAIRS, s, y, w
+        ),
+        lambda c: [(5, c), (5, 9), (5, 3, c)],
+    ),
     "tell": (
         lambda *given: pair_functions.tell(PAIRS, *given),
         lambda c: [(5, 3 * c), (5, 3 * c), (5, 3, c), (5, 3)],
