@@ -323,8 +323,8 @@ class _Neighbors(RowFunction):
         ctx.sizes += ints(scalars.shape[1])
         ctx.save_for_backward(scalars, y, weights)
         z = scalars.new_zeros(len(scalars), degrees.dim, scalars.shape[1])
-        given = pointers(*pairs, signs, scalars, y, weights, z)
-        _pair_library(z).neighbors(*ctx.sizes, *given)
+        where = pointers(*pairs, signs, scalars, y, weights, z)
+        _pair_library(z).neighbors(*ctx.sizes, *where)
         return z
 
     @staticmethod

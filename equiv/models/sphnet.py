@@ -72,7 +72,9 @@ class SPHNet(AbstractModel):
     every kind of block to unit scale (:class:`BlockStandardisation`), and the features :math:`f` of
     blocks come from four parts:
 
-    1. vectorial interactions: scalars :math:`s_i` and vectors of atoms see their neighbours;
+    1. vectorial interactions: scalars :math:`s_i` and vectors of atoms see their neighbours; from
+       one interaction to the next both are :func:`bounded
+       <equiv.hamiltonian.node_layers.bounded>`;
     2. spherical interactions: :math:`s_i` becomes :math:`x^{(1)}_i` of all degrees, and with the
        neighbours' :math:`x^{(1)}_j` it becomes :math:`x^{(2)}_i`;
     3. pair construction, once from :math:`x^{(1)}` and once from :math:`x^{(2)}`: :math:`f_{ii}`
