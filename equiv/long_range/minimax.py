@@ -72,7 +72,7 @@ def minimax_gaussians(power: float, error: float, extent: float) -> tuple[Vector
                 x = _descend(_coarse(power, terms), power, aim)
                 while _reach(x, power, aim) < extent:
                     x = _newton(_append(x, power), power, aim)
-            return _touch_exactly(x, power)
+            return _touch_exactly(_polished(x, power, aim), power)
         except _NoConvergenceError:
             terms += 1
     raise EquivError(
@@ -131,6 +131,32 @@ def _extrema(x: Vector, p: float) -> Vector:
     return np.exp(v[len(v) - 2 * terms + 2 :])
 
 
+def _equations(x: Any, r: Any, p: float, error: float) -> tuple[Any, NDArray[np.float64]]:
+    """What is left over of touching at 1 and of the ripples' height at ``r``, and the Jacobian."""
+    e, jacobian = _errors(x, r, p)
+    touch, touch_jacobian = _touching(x, p)
+    signs = np.where(np.arange(len(r)) % 2, 1.0, -1.0)
+    return np.r_[touch, e - error * signs] / error, np.vstack([touch_jacobian, jacobian]) / error
+
+
+def _polished(x: Vector, p: float, error: float) -> Vector:
+    """The same sum with a thousandth of its rounding errors.
+
+    Ripples of 1e-7 leave nine digits of the unknowns in double precision, and the others would
+    differ from one process to the next. Here residuals have the extended precision of the machine,
+    if it has one.
+    """
+    for _ in range(2):
+        r, exact = _extrema(x, p), x.astype(np.longdouble)
+        for _ in range(3):
+            residual = _equations(exact, r.astype(np.longdouble), p, error)[0]
+            matrix = _equations(exact.astype(np.float64), r, p, error)[1]
+            step = np.linalg.lstsq(matrix, -residual.astype(np.float64), rcond=1e-15)[0]
+            exact = exact + step
+        x = exact.astype(np.float64)
+    return x
+
+
 def _newton(x: Vector, p: float, error: float) -> Vector:
     """The touching sum with ``len(x) / 2`` terms whose ripples have the height ``error``.
 
@@ -142,12 +168,9 @@ def _newton(x: Vector, p: float, error: float) -> Vector:
     rounding = max(1e-7, 1e-14 / error)
     for _ in range(10):
         r = _extrema(x, p)
-        signs = np.where(np.arange(len(r)) % 2, 1.0, -1.0)
         last = np.inf
         for trial in range(15):
-            e, jacobian = _errors(x, r, p)
-            touch, touch_jacobian = _touching(x, p)
-            residual = np.r_[touch / error, e / error - signs]
+            residual, matrix = _equations(x, r, p, error)
             size = np.abs(residual).max()
             if not size < 1e12:
                 raise _NoConvergenceError
@@ -157,7 +180,6 @@ def _newton(x: Vector, p: float, error: float) -> Vector:
             if solved and (size < rounding or size > 0.3 * last):
                 break
             last = size
-            matrix = np.vstack([touch_jacobian, jacobian]) / error
             step = np.linalg.lstsq(matrix, -residual, rcond=1e-15)[0]
             x = x + step * min(1.0, 0.3 / np.abs(step).max())
         else:

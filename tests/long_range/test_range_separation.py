@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from equiv.errors import EquivError
+from equiv.long_range.minimax import minimax_gaussians
 from equiv.long_range.range_separation import range_separation
 
 CUTOFF = 5.0
@@ -85,3 +86,18 @@ def test_transform_at_zero_is_the_integral():
 def test_arguments_out_of_range_are_explained(arguments, message):
     with pytest.raises(EquivError, match=message):
         range_separation(*arguments)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-17, reason="no extended precision")
+@pytest.mark.parametrize("exponent", [1.0, 6.0])
+def test_the_sum_is_the_same_wherever_it_is_computed(exponent, monkeypatch):
+    """Rounding errors differ with the alignment of memory; here they are a hundred times larger."""
+    plain = minimax_gaussians(exponent, 1e-7, 32.0)
+    solve, generator = np.linalg.lstsq, np.random.default_rng(0)
+
+    def noisy(matrix, residual, rcond):
+        return (solve(matrix, residual, rcond)[0] * (1 + 1e-8 * generator.normal()),)
+
+    monkeypatch.setattr(np.linalg, "lstsq", noisy)
+    for one, other in zip(plain, minimax_gaussians(exponent, 1e-7, 32.0), strict=True):
+        np.testing.assert_allclose(one, other, rtol=3e-12)
