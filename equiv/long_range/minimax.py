@@ -52,15 +52,15 @@ def minimax_gaussians(power: float, error: float, extent: float) -> tuple[Vector
 
     Args:
         power: :math:`p > 0`.
-        error: :math:`\varepsilon`, between 3e-10 and 0.1.
+        error: :math:`\varepsilon`, between 1e-9 and 0.1.
         extent: :math:`D > 1`, the largest ``r`` that matters, in units of the touching point.
 
     Returns:
         The exponents :math:`t_k` and weights :math:`w_k`, float64; :math:`e(1)` and :math:`e'(1)`
         vanish to rounding.
     """
-    if not 3e-10 <= error <= 0.1:
-        raise EquivError(f"error: expected 3e-10 to 0.1, got {error:g}")
+    if not 0.999e-9 <= error <= 0.1:
+        raise EquivError(f"error: expected 1e-9 to 0.1, got {error:g}")
     if not 0.25 <= power <= 12:
         raise EquivError(f"power: expected 0.25 to 12, got {power:g}")
     terms = max(6, int(np.log(extent) / trapezoidal_step(power, error)))
@@ -85,11 +85,11 @@ class _NoConvergenceError(Exception):
     """Newton's method left its basin: the start was too far away."""
 
 
-def _split(x: Vector) -> tuple[Vector, Vector]:
+def _split(x: Any) -> tuple[Any, Any]:
     return np.exp(x[: len(x) // 2]), np.exp(x[len(x) // 2 :])
 
 
-def _errors(x: Vector, r: Vector, p: float) -> tuple[Vector, NDArray[np.float64]]:
+def _errors(x: Any, r: Any, p: float) -> tuple[Vector, NDArray[np.float64]]:
     """``e(r)`` and its Jacobian with respect to ``x`` = (log t, log w)."""
     t, w = _split(x)
     z = np.outer(r * r, t * t)
@@ -97,7 +97,7 @@ def _errors(x: Vector, r: Vector, p: float) -> tuple[Vector, NDArray[np.float64]
     return g.sum(1) - 1, np.hstack([-2 * z * g, g])
 
 
-def _touching(x: Vector, p: float) -> tuple[Vector, NDArray[np.float64]]:
+def _touching(x: Any, p: float) -> tuple[Vector, NDArray[np.float64]]:
     """``e(1)`` and ``de/dlog r(1)`` and their Jacobian."""
     t, w = _split(x)
     g, s = w * np.exp(-t * t), p - 2 * t * t
@@ -131,28 +131,29 @@ def _extrema(x: Vector, p: float) -> Vector:
     return np.exp(v[len(v) - 2 * terms + 2 :])
 
 
-def _equations(x: Any, r: Any, p: float, error: float) -> tuple[Any, NDArray[np.float64]]:
-    """What is left over of touching at 1 and of the ripples' height at ``r``, and the Jacobian."""
-    e, jacobian = _errors(x, r, p)
-    touch, touch_jacobian = _touching(x, p)
+def _equations(
+    x: NDArray[np.longdouble], r: Vector, p: float, error: float
+) -> tuple[Vector, NDArray[np.float64]]:
+    """What is left over of touching at 1 and of the ripples' height at ``r``, and the Jacobian.
+
+    Ripples of 1e-7 leave nine digits of the unknowns in double precision, those of 1e-9 too few to
+    tell whether the equations are solved; and the rest would differ from one process to the next.
+    So unknowns and residuals have the extended precision of the machine, if it has one.
+    """
+    e, touch = _errors(x, r.astype(np.longdouble), p)[0], _touching(x, p)[0]
     signs = np.where(np.arange(len(r)) % 2, 1.0, -1.0)
-    return np.r_[touch, e - error * signs] / error, np.vstack([touch_jacobian, jacobian]) / error
+    rounded = x.astype(np.float64)
+    matrix = np.vstack([_touching(rounded, p)[1], _errors(rounded, r, p)[1]])
+    return (np.r_[touch, e - error * signs] / error).astype(np.float64), matrix / error
 
 
 def _polished(x: Vector, p: float, error: float) -> Vector:
-    """The same sum with a thousandth of its rounding errors.
-
-    Ripples of 1e-7 leave nine digits of the unknowns in double precision, and the others would
-    differ from one process to the next. Here residuals have the extended precision of the machine,
-    if it has one.
-    """
+    """A solution of Newton's method to the last digits."""
     for _ in range(2):
         r, exact = _extrema(x, p), x.astype(np.longdouble)
         for _ in range(3):
-            residual = _equations(exact, r.astype(np.longdouble), p, error)[0]
-            matrix = _equations(exact.astype(np.float64), r, p, error)[1]
-            step = np.linalg.lstsq(matrix, -residual.astype(np.float64), rcond=1e-15)[0]
-            exact = exact + step
+            residual, matrix = _equations(exact, r, p, error)
+            exact = exact + np.linalg.lstsq(matrix, -residual, rcond=1e-15)[0]
         x = exact.astype(np.float64)
     return x
 
@@ -167,10 +168,10 @@ def _newton(x: Vector, p: float, error: float) -> Vector:
     """
     rounding = max(1e-7, 1e-14 / error)
     for _ in range(10):
-        r = _extrema(x, p)
+        r, exact = _extrema(x, p), x.astype(np.longdouble)
         last = np.inf
         for trial in range(15):
-            residual, matrix = _equations(x, r, p, error)
+            residual, matrix = _equations(exact, r, p, error)
             size = np.abs(residual).max()
             if not size < 1e12:
                 raise _NoConvergenceError
@@ -181,9 +182,10 @@ def _newton(x: Vector, p: float, error: float) -> Vector:
                 break
             last = size
             step = np.linalg.lstsq(matrix, -residual, rcond=1e-15)[0]
-            x = x + step * min(1.0, 0.3 / np.abs(step).max())
+            exact = exact + step * min(1.0, 0.3 / np.abs(step).max())
         else:
             raise _NoConvergenceError
+        x = exact.astype(np.float64)
     raise _NoConvergenceError
 
 
