@@ -128,7 +128,7 @@ def forward_rows(
 ) -> None:
     """The maps of all rows, block by block, into ``results``."""
     for part in row_blocks(x):
-        gates, factor = _Gates(layers, x[part], weights[:4]), _of(scale, part)
+        gates, factor = _Gates(layers, x[part], weights[:4]), some_of(scale, part)
         given = pointers(x[part], gates.size, gates.out, factor)
         maps = _for_maps(layers, x, weights[4:], [y[part] for y in results])
         library(x).gated_maps(*gates.sizes, *given, *maps)
@@ -149,11 +149,11 @@ def backward_rows(
     w1, _, w2, _ = weights[:4]
     (scale1, scale2), cpp = layers.scales, library(x)
     for part in row_blocks(x):
-        gates, factor = _Gates(layers, x[part], weights[:4]), _of(scale, part)
+        gates, factor = _Gates(layers, x[part], weights[:4]), some_of(scale, part)
         g_size, g_out = torch.empty_like(gates.size), torch.empty_like(gates.out)
         given = pointers(x[part], gates.size, gates.out, factor)
         maps = _for_maps(layers, x, weights[4:], [g[part] for g in grads], into[4:])
-        found = pointers(gx[part], g_size, g_out, _of(g_scale, part))
+        found = pointers(gx[part], g_size, g_out, some_of(g_scale, part))
         cpp.gated_maps_back(*gates.sizes, *given, *maps, *found)
         into[3].add_(g_out.sum(0))
         into[2].addmm_(gates.hidden.T, g_out, alpha=scale2)
@@ -176,7 +176,8 @@ def _for_maps(layers: GatedMaps, x: Tensor, *tensors: Sequence[Tensor]) -> tuple
     return (*ints(count), grades, scales, *places)
 
 
-def _of(scale: Tensor | None, part: slice) -> Tensor | None:
+def some_of(scale: Tensor | None, part: slice) -> Tensor | None:
+    """Some rows of what may not be there."""
     return None if scale is None else scale[part]
 
 

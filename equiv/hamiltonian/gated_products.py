@@ -12,7 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiv.hamiltonian.gated_linear import GatedMaps, backward_rows, forward_rows, row_blocks
+from equiv.hamiltonian.gated_linear import (
+    GatedMaps,
+    backward_rows,
+    forward_rows,
+    row_blocks,
+    some_of,
+)
 from equiv.hamiltonian.pair_functions import (
     Atoms,
     arranged,
@@ -121,7 +127,7 @@ class _GatedProduct(RowFunction):
         weights, scale = maps.split(given[count:])
         z = x.new_empty(work.rows, of.product.out.dim, x.shape[2])
         for part in row_blocks(z):
-            forward_rows(maps, work.forward(part), weights, _of(scale, part), [z[part]])
+            forward_rows(maps, work.forward(part), weights, some_of(scale, part), [z[part]])
         return z
 
     @staticmethod
@@ -134,16 +140,12 @@ class _GatedProduct(RowFunction):
         found = [torch.zeros_like(w) for w in weights]
         g_scale = [] if scale is None else [torch.empty_like(scale)]
         for part in row_blocks(g):
-            z, some = work.forward(part), _of(scale, part)
+            z, some = work.forward(part), some_of(scale, part)
             g_z, g_some = backward_rows(maps, z, weights, some, [g[part]], found)
             if g_some is not None:
                 g_scale[0][part] = g_some
             work.backward(part, g_z)
         return *[None] * 5, *work.gradients(), *found, *g_scale
-
-
-def _of(scale: Tensor | None, part: slice) -> Tensor | None:
-    return None if scale is None else scale[part]
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ class PairLayer(ExactConstants):
         x: Float[Tensor, "atoms components channels"],
         pairs: PairGeometry,
     ) -> Float[Tensor, "pairs out channels"]:
-        """New features of all pairs; ``f`` is added to in place."""
+        """New features of all pairs; with a gate, ``f`` is added to in place."""
         index, weight, many = None, None, len(pairs.first)
         if self.pair_gate is not None:
             index, weight = self.pair_gate(
