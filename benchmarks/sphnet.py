@@ -61,6 +61,7 @@ OURS = {
 }
 FIXED_FROM = 9  # optimizer steps
 BATCHES = (("water", 10), ("ethanol", 10), ("ethanol", 32))
+PEERS_BATCH = 10  # with more, the authors' codes need more than 20 GB
 PARTS = ("steps", "layer", "errors", "distance")
 ASKED = (*PARTS, "qhnet")  # half an hour: only if asked for
 SCF = ("scf_cycles_ratio", "scf_wall_ratio", "scf_seconds_saved")
@@ -159,11 +160,12 @@ def steps(name: str, file: str, size: int, args: argparse.Namespace) -> list[dic
         runs[variant] = mine[variant] = Step(model, batch)
     memory = {variant: step.memory() for variant, step in mine.items()}
     official: dict[str, Peer] = {}
-    for variant in ("dense", "shipped", "fixed") if args.official else ():
+    peers = size == PEERS_BATCH
+    for variant in ("dense", "shipped", "fixed") if args.official and peers else ():
         peer = Peer(sys.executable, Path(__file__).parent / "peers" / "sphnet_worker.py", 1)
         peer.ask("open", checkout=args.official, data=file, variant=variant, k=0.7, threads=1)
         official[f"official, {variant}"] = peer
-    if args.qhnet:
+    if args.qhnet and peers:
         official["QHNet, official"] = qhnet(args.qhnet, file, args.channels)
 
     def asked(peer: Peer) -> Callable[[], float]:
@@ -238,15 +240,15 @@ def layer(file: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]
             z.detach().requires_grad_() if torch.is_tensor(z) else z for z in given
         ]
         f, x, every = leaves
-
         ones = torch.ones_like(f)
 
         def run(
             part: Any = part, f: Any = f, x: Any = x, every: Any = every, g: Any = ones
         ) -> None:
-            for leaf in (f, x, *part.parameters()):
+            for leaf in (x, *part.parameters()):
                 leaf.grad = None  # as in training: nothing is added up
-            part(f, x, every).backward(g)
+            # The layer adds to f in place, and gives the gradient back as it is.
+            part(f.detach(), x, every).backward(g)
 
         runs[name] = run
         share = {"paths": len(part.paths.selection) / len(part.paths.product.paths)}
