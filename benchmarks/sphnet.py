@@ -8,14 +8,14 @@
 Steps: forward, loss, backward and AdamW on the same batch (10 molecules and 32, the paper's for
 MD17 and for QH9), one thread, interleaved, medians; of ours dense and with a share k of paths and
 pairs dropped (gates fixed, as in 95 % of a training), of the same network with the paper's SO(3)
-features and every pair (what QHNet computes, at equal size), and of the authors' codes if checkouts
-are given: of github.com/microsoft/SPHNet, and of github.com/divelab/AIRS for QHNet. Layer: one pair
-layer forward and backward. Memory: what a step keeps for its backward pass. Errors: every variant
-trained on 500 molecules of water and on 240 of ethanol for the same processor time; each training
-is stored when it is done, so they can be made one at a time (--sets, --variants). Runs: errors of
-finished runs of `equiv train`, whose folders are given; `--only qhnet` trains the authors' QHNet,
-as wide as ours, on one core for as many minutes. SCF: what results/scf_starts.json says of the
-trained models in models/. Writes results/sphnet.json and results/sphnet.png.
+features and every pair (what QHNet computes, at equal size), and with 10 of the authors' codes if
+checkouts are given: of github.com/microsoft/SPHNet, and of github.com/divelab/AIRS for QHNet.
+Layer: one pair layer forward and backward. Memory: what a step keeps for its backward pass. Errors:
+every variant trained on 500 molecules of water and on 240 of ethanol for the same processor time;
+each training is stored when it is done, so they can be made one at a time (--sets, --variants).
+Runs: errors of finished runs of `equiv train`, whose folders are given; `--only qhnet` trains the
+authors' QHNet, as wide as ours, on one core for as many minutes. SCF: what results/scf_starts.json
+says of the trained models in models/. Writes results/sphnet.json and results/sphnet.png.
 """
 
 import argparse
