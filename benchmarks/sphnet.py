@@ -454,7 +454,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes[0].xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_xticks([30, 100, 300, 1000, 3000])
     if sets:
-        axes[0].legend(fontsize=8, loc="upper right")
+        axes[0].legend(fontsize=6.5, loc="center right", bbox_to_anchor=(1.0, 0.57))
     axes[1].set_visible(errors_by_sparsity(axes[1], results))
     if "kept_by_distance" in results:
         shown = results["kept_by_distance"]
