@@ -16,6 +16,7 @@ from equiv.hamiltonian.gates import PairGate
 from equiv.hamiltonian.irrep_layers import Dense, IrrepLinear, NormGate
 from equiv.hamiltonian.pair_functions import messages, neighbors, tell
 from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights, simple_invariants
+from equiv.hamiltonian.row_functions import Rows
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ class SphericalEmbedding(ExactConstants):
         self.degrees, self.scale = degrees, 1 / math.sqrt(mean_neighbors)
         self.weights = PairWeights(num_radial, 2 * channels, hidden, len(degrees), channels)
         self.linear = IrrepLinear(degrees, channels)
+        self.rows = Rows(degrees, channels)
         signs = torch.tensor([(-1.0) ** l for _, l in degrees.irreps])
         self.register_constant("signs", signs)
         self.signs: Tensor
@@ -154,7 +156,7 @@ class SphericalEmbedding(ExactConstants):
             scalars,
             factors=self.signs.new_full((len(self.degrees), 1), self.scale),
         )
-        out = self.linear(neighbors(self.degrees, self.signs, atoms, scalars, y, weights))
+        out = self.linear(neighbors(self.rows, self.signs, atoms, scalars, y, weights))
         return torch.cat([out[:, :1] + scalars.unsqueeze(1), out[:, 1:]], 1)
 
 

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from equiv.hamiltonian.degrees import Degrees
 from equiv.hamiltonian.pair_kernels import pair_library
 from equiv.hamiltonian.row_functions import (
     RowFunction,
+    Rows,
     call,
     ints,
     joined,
@@ -87,7 +87,7 @@ def messages(
 
 
 def spread(
-    degrees: Degrees,
+    rows: Rows,
     total: int,
     signs: Float[Tensor, "irreps channels"],
     pairs: Atoms,
@@ -100,16 +100,16 @@ def spread(
     def plain(scalars: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         s_i, s_j = (scalars.index_select(0, atoms) for atoms in pairs)
         weights = weights * torch.addcmul(s_i[:, None], signs, s_j[:, None])
-        found = y.unsqueeze(-1) * weights.index_select(1, degrees.owners.to(y.device))
-        return torch.nn.functional.pad(found, (0, 0, 0, total - degrees.dim))
+        found = y.unsqueeze(-1) * weights.index_select(1, rows.owners.to(y.device))
+        return torch.nn.functional.pad(found, (0, 0, 0, total - y.shape[1]))
 
     if not possible(scalars, y, weights, signs):
         return plain(scalars, y, weights)
-    return call(_Spread, plain, degrees, total, signs, pairs, scalars, y, weights)
+    return call(_Spread, plain, rows, total, signs, pairs, scalars, y, weights)
 
 
 def neighbors(
-    degrees: Degrees,
+    rows: Rows,
     signs: Float[Tensor, " irreps"],
     pairs: Atoms,
     scalars: Float[Tensor, "atoms channels"],
@@ -124,7 +124,7 @@ def neighbors(
 
     def plain(scalars: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         first, second = pairs
-        owners = degrees.owners.to(y.device)
+        owners = rows.owners.to(y.device)
         both = torch.cat([y, y * signs[owners]]).unsqueeze(-1)
         some = torch.cat([weights, weights]) * scalars[torch.cat([second, first])].unsqueeze(1)
         told = both * some.index_select(1, owners)
@@ -133,7 +133,7 @@ def neighbors(
 
     if not possible(scalars, y, weights):
         return plain(scalars, y, weights)
-    return call(_Neighbors, plain, degrees, signs, pairs, scalars, y, weights)
+    return call(_Neighbors, plain, rows, signs, pairs, scalars, y, weights)
 
 
 def tell(
@@ -284,13 +284,11 @@ class _Spread(RowFunction):
 
     @staticmethod
     def forward(
-        ctx: Any, plain: Any, degrees: Any, total: int, signs: Any, pairs: Any, *given: Tensor
+        ctx: Any, plain: Any, rows: Rows, total: int, signs: Any, pairs: Any, *given: Tensor
     ) -> Tensor:
         scalars, y, weights = given
-        ctx.plain, ctx.pairs, ctx.signs = plain, pairs, signs
-        ctx.starts = torch.tensor([*degrees.starts, degrees.dim])
-        ctx.sizes = ints(len(y), degrees.dim, len(degrees), ctx.starts.data_ptr())
-        ctx.sizes += ints(scalars.shape[1], total)
+        ctx.plain, ctx.rows, ctx.pairs, ctx.signs = plain, rows, pairs, signs
+        ctx.sizes = ints(*rows.sizes(len(y)), rows.channels, total)
         ctx.save_for_backward(scalars, y, weights)
         z = scalars.new_empty(len(y), total, scalars.shape[1])
         given = (scalars, *pairs, ctx.signs, y, weights, z)
@@ -314,15 +312,13 @@ class _Neighbors(RowFunction):
 
     @staticmethod
     def forward(
-        ctx: Any, plain: Any, degrees: Degrees, signs: Tensor, pairs: Atoms, *given: Tensor
+        ctx: Any, plain: Any, rows: Rows, signs: Tensor, pairs: Atoms, *given: Tensor
     ) -> Tensor:
         scalars, y, weights = given
-        ctx.plain, ctx.pairs, ctx.signs = plain, pairs, signs
-        ctx.starts = torch.tensor([*degrees.starts, degrees.dim])
-        ctx.sizes = ints(len(y), degrees.dim, len(degrees), ctx.starts.data_ptr())
-        ctx.sizes += ints(scalars.shape[1])
+        ctx.plain, ctx.rows, ctx.pairs, ctx.signs = plain, rows, pairs, signs
+        ctx.sizes = ints(*rows.sizes(len(y)), rows.channels)
         ctx.save_for_backward(scalars, y, weights)
-        z = scalars.new_zeros(len(scalars), degrees.dim, scalars.shape[1])
+        z = scalars.new_zeros(len(scalars), y.shape[1], scalars.shape[1])
         where = pointers(*pairs, signs, scalars, y, weights, z)
         _pair_library(z).neighbors(*ctx.sizes, *where)
         return z

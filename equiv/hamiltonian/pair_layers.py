@@ -18,7 +18,7 @@ from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
 from equiv.hamiltonian.node_layers import PairGeometry
 from equiv.hamiltonian.pair_functions import spread
 from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights, simple_invariants
-from equiv.hamiltonian.row_functions import add_rows
+from equiv.hamiltonian.row_functions import Rows, add_rows
 from equiv.nn.path_gate import PathGate
 
 
@@ -300,6 +300,7 @@ class DirectPairFeatures(ExactConstants):
         self.natural = Degrees(tuple(l for l in out.natural if l in degrees.natural))
         self.out = out
         self.weights = PairWeights(num_radial, 2 * channels, hidden, len(self.natural), channels)
+        self.rows = Rows(self.natural, channels)
         signs = torch.tensor([[(-1.0) ** l] for l in self.natural.natural])
         self.register_constant("signs", signs * exchange_signs(channels))
         self.signs: Tensor
@@ -313,4 +314,4 @@ class DirectPairFeatures(ExactConstants):
             pairs.radial, lambda s: simple_invariants(s, *atoms), scalars
         )
         y = pairs.harmonics[:, : self.natural.dim]
-        return spread(self.natural, self.out.dim, self.signs, atoms, scalars, y, weights)
+        return spread(self.rows, self.out.dim, self.signs, atoms, scalars, y, weights)

@@ -7,6 +7,7 @@ from equiv.hamiltonian import pair_functions
 from equiv.hamiltonian.coupling_paths import PathProduct
 from equiv.hamiltonian.degrees import Degrees
 from equiv.hamiltonian.pair_kernels import pair_library
+from equiv.hamiltonian.row_functions import Rows
 from equiv.testing import assert_gradient
 
 NODES, BLOCKS = Degrees.up_to(2), Degrees((0, 1, 2), (1, 2))
@@ -28,13 +29,19 @@ CASES = {
     ),
     "spread": (
         lambda s, y, w: pair_functions.spread(
-            NODES, BLOCKS.dim, torch.stack([SIGNS[: s.shape[1]]] * 3), PAIRS, s, y, w
+            Rows(NODES, s.shape[1]),
+            BLOCKS.dim,
+            torch.stack([SIGNS[: s.shape[1]]] * 3),
+            PAIRS,
+            s,
+            y,
+            w,
         ),
         lambda c: [(5, c), (5, 9), (5, 3, c)],
     ),
     "neighbors": (
         lambda s, y, w: pair_functions.neighbors(
-            NODES, torch.tensor([1.0, -1, 1], dtype=s.dtype), PAIRS, s, y, w
+            Rows(NODES, s.shape[1]), torch.tensor([1.0, -1, 1], dtype=s.dtype), PAIRS, s, y, w
         ),
         lambda c: [(5, c), (5, 9), (5, 3, c)],
     ),
