@@ -74,9 +74,9 @@ def matrices(model, *molecules):
     return matrices_from_blocks(model(given), given.layout)
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.7])
-def test_the_matrix_turns_with_the_molecule(sparsity):
-    model = made(sparsity=sparsity)
+@pytest.mark.parametrize(("sparsity", "layers"), [(0.0, 1), (0.7, 1), (0.7, 3)])
+def test_the_matrix_turns_with_the_molecule(sparsity, layers):
+    model = made(sparsity=sparsity, vectorial_layers=layers)
     numbers, positions = molecule()
     (h,) = matrices(model, (numbers, positions))
     assert h.abs().mean() > 0.05
