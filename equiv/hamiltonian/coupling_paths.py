@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from equiv.errors import EquivError
@@ -157,8 +157,10 @@ class PathProduct(nn.Module):
             self._tables[key] = self._couplings(selection, channels, single)
         return self._tables[key]
 
-    def _couplings(self, selection: tuple[int, ...], channels: int, single: bool) -> Couplings:
-        """The table of the kernel for a selection."""
+    def entries(
+        self, selection: Sequence[int]
+    ) -> tuple[Int[Tensor, "entries 4"], Float[Tensor, " entries"]]:
+        """The brackets that are not zero: components of x, y, z, which path; and their values."""
         entries, coefficients = [], []
         for n, p in enumerate(selection):
             indices, values = _brackets(*self.paths[p].degrees)
@@ -167,6 +169,10 @@ class PathProduct(nn.Module):
             shifted = indices + torch.tensor(starts)
             entries.append(torch.cat([shifted, torch.full((len(values), 1), n)], 1))
             coefficients.append(values)
+        return torch.cat(entries), torch.cat(coefficients)
+
+    def _couplings(self, selection: tuple[int, ...], channels: int, single: bool) -> Couplings:
+        """The table of the kernel for a selection."""
         sizes = (self.first.dim, self.second.dim, self.out.dim, len(selection))
         operands = [
             Components(
@@ -179,7 +185,7 @@ class PathProduct(nn.Module):
         if channels == 1:
             operands = [Components(o.offsets, (1,) * len(o), o.size) for o in operands]
         x, y, z, w = operands
-        return Couplings((x, y, z, w), channels, torch.cat(entries), torch.cat(coefficients))
+        return Couplings((x, y, z, w), channels, *self.entries(selection))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_tables": {}}

@@ -2,20 +2,19 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from equiv.constants import ExactConstants
-from equiv.hamiltonian.coupling_paths import PathProduct, balanced, coupling_paths
 from equiv.hamiltonian.degrees import Degrees
 from equiv.hamiltonian.gated_linear import gated_linear
-from equiv.hamiltonian.gates import PairGate
 from equiv.hamiltonian.irrep_layers import Dense, IrrepLinear, NormGate
-from equiv.hamiltonian.pair_functions import messages, neighbors, tell
+from equiv.hamiltonian.messages import Messages
+from equiv.hamiltonian.pair_functions import neighbors, tell
 from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights, simple_invariants
+from equiv.hamiltonian.path_sparsity import PathSparsity, SelectedPaths
 from equiv.hamiltonian.row_functions import Rows
 
 
@@ -160,16 +159,17 @@ class SphericalEmbedding(ExactConstants):
         return torch.cat([out[:, :1] + scalars.unsqueeze(1), out[:, 1:]], 1)
 
 
-class SphericalInteraction(ExactConstants):
+class SphericalInteraction(nn.Module):
     r"""Tensors of the neighbours, coupled with the direction in which they are.
 
     .. math::
         \tilde x = W_1 \mathcal{N}(x), \qquad
-        m_{ij} = \sum_{p} w^p_{ij} \odot \big( \tilde x_j \otimes_p Y(\hat r_{ij}) \big), \qquad
-        x_i \mathrel{+}= W_2 \Big( \sum_j g_{ij}\, m_{ij} / \sqrt{\bar n} + \tilde x_i \Big)
+        m_{ij} = \sum_{p \in S} c_p\, w^p_{ij} \odot \big( \tilde x_j \otimes_p Y(\hat r_{ij})
+        \big), \qquad
+        x_i \mathrel{+}= W_2 \Big( \sum_j m_{ij} / \sqrt{\bar n} + \tilde x_i \Big)
 
-    :math:`\mathcal{N}` is :class:`equiv.hamiltonian.irrep_layers.NormGate`, :math:`p` runs over all
-    even couplings. With a gate the pairs that it drops are not computed.
+    :math:`\mathcal{N}` is :class:`equiv.hamiltonian.irrep_layers.NormGate`, :math:`p` runs over the
+    even couplings; :math:`S` and :math:`c_p` are those of the gate (all paths without one).
 
     Args:
         degrees: natural degrees of the features.
@@ -177,7 +177,7 @@ class SphericalInteraction(ExactConstants):
         num_radial: radial functions.
         hidden: width of the networks.
         mean_neighbors: :math:`\bar n`.
-        gate: which pairs are computed, with weights :math:`g`.
+        sparsity: which paths are there, and the gate; by default all paths and no gate.
     """
 
     def __init__(
@@ -188,50 +188,33 @@ class SphericalInteraction(ExactConstants):
         hidden: int,
         mean_neighbors: float,
         *,
-        gate: PairGate | None = None,
+        sparsity: PathSparsity | None = None,
     ) -> None:
         super().__init__()
         self.scale = 1 / math.sqrt(mean_neighbors)
         self.invariants = PairInvariants(degrees, channels)
-        self.product = PathProduct(
-            degrees, degrees, degrees, coupling_paths(degrees, degrees, degrees)
+        self.paths = SelectedPaths(degrees, degrees, sparsity=sparsity, weight_cost=hidden)
+        product = self.paths.product
+        self.messages = Messages(product)
+        self.weights = PairWeights(
+            num_radial, self.invariants.width, hidden, len(product.paths), channels
         )
-        paths = self.product.paths
-        self.everything = tuple(range(len(paths)))
-        factors = torch.tensor(balanced(paths, self.everything), dtype=torch.float64)
-        self.register_constant("factors", factors[:, None])
-        self.factors: Tensor
-        self.weights = PairWeights(num_radial, self.invariants.width, hidden, len(paths), channels)
         self.norm = NormGate(degrees, channels, hidden)
         self.linear_in = IrrepLinear(degrees, channels)
         self.linear_out = IrrepLinear(degrees, channels)
-        signs = [(-1.0) ** l for _, l in degrees.irreps]
-        self.register_constant("signs", degrees.spread(signs))
-        self.signs: Tensor
-        self.gate = gate
 
     def forward(
         self, x: Float[Tensor, "atoms components channels"], pairs: PairGeometry
     ) -> Float[Tensor, "atoms components channels"]:
         """New features of all atoms."""
-        weight = None
-        if self.gate is not None:
-            index, weight = self.gate(
-                x,
-                pairs.distances,
-                pairs.pair_batch,
-                pairs.counts,
-                partial(self.invariants.of_some, first=pairs.first, second=pairs.second),
-            )
-            pairs = pairs.kept(index)
-        y, atoms = pairs.harmonics[:, : len(self.signs)], (pairs.first, pairs.second)
+        y, atoms = pairs.harmonics[:, : x.shape[1]], (pairs.first, pairs.second)
+        selection = self.paths.selection
         weights = self.weights.of_atoms(
             pairs.radial,
             lambda x: self.invariants(x, *atoms),
             x,
-            factors=self.factors * self.scale,
-            gate=weight,
+            factors=self.paths.coefficients() * self.scale,
+            selection=selection,
         )
         (given,) = gated_linear(self.norm, (self.linear_in,), x)
-        told = messages(self.product, given, y, self.signs, atoms, weights)
-        return x + self.linear_out(given + told)
+        return x + self.linear_out(given + self.messages(given, y, atoms, weights, selection))

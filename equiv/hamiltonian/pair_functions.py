@@ -55,37 +55,6 @@ def product_of_atoms(
     return call(_ProductOfAtoms, plain, couplings, pairs, signs, a, b, weights)
 
 
-def messages(
-    product: "PathProduct",
-    x: Float[Tensor, "atoms components1 channels"],
-    y: Float[Tensor, "pairs components2"],
-    signs: Float[Tensor, " components2"],
-    pairs: Atoms,
-    weights: Float[Tensor, "pairs paths channels"],
-) -> Float[Tensor, "atoms out channels"]:
-    r"""What every atom hears of all others.
-
-    .. math:: z_i = \sum_{ij} w_{ij}\, x_j \otimes y_{ij} + \sum_{ji} w_{ji}\, x_j \otimes s y_{ji}
-    """
-    selection = tuple(range(len(product.paths)))
-
-    def plain(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        first, second = pairs
-        told = product(
-            x.index_select(0, torch.cat([second, first])),
-            torch.cat([y, y * signs]).unsqueeze(-1),
-            torch.cat([weights, weights]),
-            selection,
-        )
-        zero = x.new_zeros(len(x), *told.shape[1:])
-        return zero.index_add(0, torch.cat([first, second]), told)
-
-    couplings = _couplings(product, selection, x.shape[2], x, y, weights, single=True)
-    if couplings is None or not len(pairs[0]):
-        return plain(x, y, weights)
-    return call(_Messages, plain, couplings, pairs, signs, x, y, weights)
-
-
 def spread(
     rows: Rows,
     total: int,
@@ -190,11 +159,10 @@ def _couplings(
     selection: tuple[int, ...],
     channels: int,
     *tensors: Tensor,
-    single: bool = False,
 ) -> Couplings | None:
     if not possible(*tensors):
         return None
-    return product.couplings(selection, channels, single and channels != 1, tensors[0].dtype)
+    return product.couplings(selection, channels, False, tensors[0].dtype)
 
 
 class _ProductOfAtoms(RowFunction):
@@ -231,52 +199,6 @@ class _ProductOfAtoms(RowFunction):
         first, second = ctx.pairs
         both = zip(given, ctx.signs, strict=True)
         return [joined(x, first, second, sign).flatten(1) for x, sign in both]
-
-
-class _Messages(RowFunction):
-    constants = 4
-
-    @staticmethod
-    def forward(
-        ctx: Any, plain: Any, couplings: Couplings, pairs: Atoms, signs: Tensor, *given: Tensor
-    ) -> Tensor:
-        x, y, weights = given
-        ctx.plain, ctx.couplings, ctx.pairs, ctx.signs = plain, couplings, pairs, signs
-        ctx.save_for_backward(x, y, weights)
-        out = None
-        for hears, speaks, directed in _both_ways(pairs, y, signs):
-            some = x.flatten(1).index_select(0, speaks)
-            (told,) = couplings.compute((Z,), some, directed, None, weights.flatten(1))
-            out = told.new_zeros(len(x), told.shape[1]) if out is None else out
-            out.index_add_(0, hears, told)
-        assert out is not None
-        return out.unflatten(1, (-1, x.shape[2]))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        x, y, weights = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return _Messages.slow(ctx, (x, y, weights), grads)
-        g = grads[0].flatten(1)
-        gx, gy, gw = torch.zeros_like(x).flatten(1), None, None
-        wanted = (X, W, Y) if ctx.needs_input_grad[5] else (X, W)
-        for way, (hears, speaks, directed) in enumerate(_both_ways(ctx.pairs, y, ctx.signs)):
-            some = x.flatten(1).index_select(0, speaks)
-            found = ctx.couplings.compute(
-                wanted, some, directed, g.index_select(0, hears), weights.flatten(1)
-            )
-            gx.index_add_(0, speaks, found[0])
-            gw = found[1] if gw is None else gw.add_(found[1])
-            if len(found) == 3:
-                gy = found[2] if gy is None else gy + found[2] * (ctx.signs if way else 1)
-        assert gw is not None
-        return None, None, None, None, gx.view_as(x), gy, gw.view_as(weights)
-
-
-def _both_ways(pairs: Atoms, y: Tensor, signs: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Who hears, who speaks, and the harmonics of the direction to who speaks."""
-    first, second = pairs
-    return [(first, second, y), (second, first, y * signs)]
 
 
 class _Spread(RowFunction):

@@ -1,6 +1,5 @@
 r"""The features of blocks: those of an atom with itself, and those of two atoms."""
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 
 from equiv.constants import ExactConstants
 from equiv.errors import EquivError
-from equiv.hamiltonian.coupling_paths import CouplingPath, PathProduct, balanced, coupling_paths
 from equiv.hamiltonian.degrees import Degrees
 from equiv.hamiltonian.gated_linear import GatedMaps, gated_linear
 from equiv.hamiltonian.gated_products import ProductOfAtom, ProductOfPair, gated_product
@@ -18,8 +16,8 @@ from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
 from equiv.hamiltonian.node_layers import PairGeometry
 from equiv.hamiltonian.pair_functions import spread
 from equiv.hamiltonian.pair_weights import PairInvariants, PairWeights, simple_invariants
+from equiv.hamiltonian.path_sparsity import PathSparsity, SelectedPaths
 from equiv.hamiltonian.row_functions import Rows, add_rows
-from equiv.nn.path_gate import PathGate
 
 
 class DiagonalLayer(ExactConstants):
@@ -49,7 +47,7 @@ class DiagonalLayer(ExactConstants):
         hidden: int,
         *,
         parity: bool = True,
-        sparsity: "PathSparsity | None" = None,
+        sparsity: PathSparsity | None = None,
     ) -> None:
         super().__init__()
         self.out = out
@@ -115,14 +113,16 @@ class PairLayer(ExactConstants):
         hidden: int,
         *,
         parity: bool = True,
-        sparsity: "PathSparsity | None" = None,
+        sparsity: PathSparsity | None = None,
         pair_gate: PairGate | None = None,
     ) -> None:
         super().__init__()
         if channels % 4:
             raise EquivError(f"channels: expected a multiple of 4, got {channels}")
         self.out, self.pair_gate = out, pair_gate
-        self.paths = SelectedPaths(degrees, out, parity=parity, sparsity=sparsity)
+        self.paths = SelectedPaths(
+            degrees, out, parity=parity, sparsity=sparsity, weight_cost=hidden
+        )
         self.invariants = PairInvariants(degrees, channels)
         self.norm_in = NormGate(degrees, channels, hidden)
         self.left, self.right = IrrepLinear(degrees, channels), IrrepLinear(degrees, channels)
@@ -180,95 +180,6 @@ class PairLayer(ExactConstants):
         if f is None:
             f = update.new_zeros(many, *update.shape[1:])
         return add_rows(f, index, update)
-
-
-class PathSparsity:
-    """How the products of one model are thinned out, one after the other.
-
-    Args:
-        sparsity: the share of paths that is dropped; without, all are there.
-        budget: ``"paths"`` or ``"flops"``.
-        seed: of the random phase.
-        selected: for a model that was exported, the paths that each product has; there are no gates
-            then.
-
-    Attributes:
-        gates: those that have been made.
-    """
-
-    def __init__(
-        self,
-        sparsity: float,
-        *,
-        budget: str = "paths",
-        seed: int = 0,
-        selected: Sequence[Sequence[int]] | None = None,
-    ) -> None:
-        self.sparsity, self.budget, self.seed, self.selected = sparsity, budget, seed, selected
-        self.gates: list[PathGate] = []
-        self.made = 0
-
-    def thinned(
-        self, paths: tuple[CouplingPath, ...]
-    ) -> tuple[tuple[CouplingPath, ...], PathGate | None]:
-        """The paths of the next product, and its gate."""
-        number, self.made = self.made, self.made + 1
-        if self.selected is not None:
-            if number >= len(self.selected):
-                raise EquivError(f"selected: expected paths for product {number} too")
-            return tuple(paths[p] for p in self.selected[number]), None
-        if self.sparsity == 0:
-            return paths, None
-        gate = PathGate(paths, self.sparsity, budget=self.budget, seed=self.seed, layer=number)
-        self.gates.append(gate)
-        return paths, gate
-
-
-class SelectedPaths(ExactConstants):
-    """A product with its gate, or with all of its paths.
-
-    Args:
-        degrees: irreps of both factors.
-        out: irreps of the product.
-        parity: see :func:`equiv.hamiltonian.coupling_paths.coupling_paths`.
-        sparsity: which paths there are, and whether there is a gate; by default all and none.
-    """
-
-    def __init__(
-        self,
-        degrees: Degrees,
-        out: Degrees,
-        *,
-        parity: bool = True,
-        sparsity: PathSparsity | None = None,
-    ) -> None:
-        super().__init__()
-        paths = coupling_paths(degrees, degrees, out, parity=parity)
-        paths, gate = (paths, None) if sparsity is None else sparsity.thinned(paths)
-        self.product, self.gate = PathProduct(degrees, degrees, out, paths), gate
-        self.everything = tuple(range(len(paths)))
-        factors = torch.tensor(balanced(paths, self.everything), dtype=torch.float64)
-        self.register_constant("factors", factors[:, None])
-        self.factors: Tensor
-
-    @property
-    def selection(self) -> tuple[int, ...]:
-        """The paths to compute."""
-        return self.everything if self.gate is None else self.gate.selection
-
-    @property
-    def cheap(self) -> bool:
-        """Whether the product had better be made again for the backward pass than kept."""
-        return self.gate is not None and self.gate.cost_share() <= 0.5
-
-    def coefficients(self) -> Float[Tensor, "selected 1"]:
-        """Their factors."""
-        return self.factors if self.gate is None else self.gate.coefficients().unsqueeze(-1)
-
-    def folded(self) -> Float[Tensor, "selected 1"]:
-        """By what the weights of the paths change if only the selected ones are there."""
-        plain = balanced(self.product.paths, self.selection)
-        return self.coefficients() / self.factors.new_tensor(plain)[:, None]
 
 
 def exchange_signs(channels: int) -> Float[Tensor, " channels"]:

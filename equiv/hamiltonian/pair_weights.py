@@ -97,10 +97,9 @@ class PairWeights(nn.Module):
         invariants: Float[Tensor, "pairs invariants"],
         *,
         factors: Float[Tensor, "paths 1"] | None = None,
-        gate: Float[Tensor, " pairs"] | None = None,
     ) -> Float[Tensor, "pairs paths channels"]:
-        """Weights of all paths, times the ``factors`` of these and the ``gate`` of each pair."""
-        return self.of_atoms(radial, lambda x: x, invariants, factors=factors, gate=gate)
+        """Weights of all paths, times the ``factors`` of these."""
+        return self.of_atoms(radial, lambda x: x, invariants, factors=factors)
 
     def of_atoms(
         self,
@@ -108,16 +107,14 @@ class PairWeights(nn.Module):
         invariants: Callable[[Tensor], Float[Tensor, "pairs invariants"]],
         x: Tensor,
         *,
-        factors: Float[Tensor, "paths 1"] | None = None,
-        gate: Float[Tensor, " pairs"] | None = None,
-    ) -> Float[Tensor, "pairs paths channels"]:
-        """The same, where the invariants are a function of ``x`` (:meth:`hidden`)."""
+        factors: Float[Tensor, "selected 1"] | None = None,
+        selection: tuple[int, ...] | None = None,
+    ) -> Float[Tensor, "pairs selected channels"]:
+        """Of some paths, where the invariants are a function of ``x`` (:meth:`hidden`)."""
         hidden = self.hidden(radial, invariants, x)
-        if gate is not None:
-            hidden = hidden * gate.unsqueeze(1)
         if factors is None:
-            factors = hidden.new_ones(len(self.rows), 1)
-        return path_weights(hidden, self.rows, factors.squeeze(1) * self.scale, None)
+            factors = hidden.new_ones(len(self.rows if selection is None else selection), 1)
+        return path_weights(hidden, self.rows, factors.squeeze(1) * self.scale, selection)
 
     def hidden(
         self,

@@ -27,9 +27,10 @@ from equiv.hamiltonian.pair_layers import (
     DiagonalLayer,
     DirectPairFeatures,
     PairLayer,
-    PathSparsity,
     exchange_signs,
 )
+from equiv.hamiltonian.pair_weights import PairWeights
+from equiv.hamiltonian.path_sparsity import PathSparsity
 from equiv.hamiltonian.radial import ExponentialBernstein
 from equiv.hamiltonian.readout import BlockReadout
 from equiv.hamiltonian.standardise import BlockStandardisation
@@ -81,10 +82,12 @@ class SPHNet(AbstractModel):
        from :math:`x_i \otimes x_i`, :math:`f_{ij}` from :math:`x_i \otimes x_j`;
     4. expansion: a linear map to the irreps that each kind of block has, and no others.
 
-    With ``sparsity`` :math:`k > 0` the products of part 3 have a :class:`PathGate` each, and the
-    second spherical interaction and every pair layer but the last a :class:`PairGate`
-    (``pair_sparsity``): every block is made of :math:`x^{(2)}`, which knows most. (The paper gates
-    the last and leaves the first alone, which costs as much; ethanol's errors are larger then.)
+    With ``sparsity`` :math:`k > 0` the second spherical interaction and the products of part 3 have
+    a :class:`PathGate` each, and every pair layer but the last a :class:`PairGate`
+    (``pair_sparsity``). The paper gates other pairs: those of the last layer, though every block is
+    made of :math:`x^{(2)}`, which knows most, and those of the messages of the second interaction,
+    which leaves an atom of hydrogen one neighbour to hear. Either costs ethanol's Hamiltonian a
+    tenth of its accuracy; as much work is saved by dropping paths of the messages.
     :class:`SparsitySchedule` takes them through a random, an adaptive and a fixed phase. What is
     dropped is not computed.
 
@@ -111,8 +114,9 @@ class SPHNet(AbstractModel):
         decay: of the radial functions, 1/Angstrom.
         parity: ``"o3"`` or ``"so3"``.
         sparsity: share :math:`k` of the paths that is dropped; 0 for a dense network.
-        pair_sparsity: share of the pairs that is dropped; by default as ``sparsity``.
-        budget: of the paths, ``"paths"`` or ``"flops"``.
+        pair_sparsity: share of the pairs that every pair layer but the last drops; by default as
+            ``sparsity``.
+        budget: what ``sparsity`` is a share of: ``"paths"``, or ``"flops"``, their multiply-adds.
         random_until: optimizer step at which the random phase ends.
         fixed_from: optimizer step at which the gates are fixed.
         gate_seed: of the random phase.
@@ -204,6 +208,8 @@ class SPHNet(AbstractModel):
         )
         gates: list[PathGate | PairGate] = []
 
+        paths = PathSparsity(sparsity, budget=budget, seed=gate_seed, selected=selected)
+
         def pair_gate() -> PairGate | None:
             if pair_sparsity == 0:
                 return None
@@ -217,10 +223,9 @@ class SPHNet(AbstractModel):
             nodes, channels, num_radial, hidden, mean_neighbors
         )
         self.spherical = SphericalInteraction(
-            nodes, channels, num_radial, hidden, mean_neighbors, gate=pair_gate()
+            nodes, channels, num_radial, hidden, mean_neighbors, sparsity=paths
         )
         self.direct = DirectPairFeatures(nodes, blocks, channels, num_radial, hidden)
-        paths = PathSparsity(sparsity, budget=budget, seed=gate_seed, selected=selected)
         self.diagonal, self.pairs = nn.ModuleList(), nn.ModuleList()
         for layer in range(pair_layers):
             self.diagonal.append(
@@ -326,32 +331,35 @@ class SPHNet(AbstractModel):
         if not any(isinstance(gate, PathGate) for gate in self.gates):
             return self
         self.schedule.require_fixed()
-        stacks: dict[str, Any] = {"diagonal": self.diagonal, "pairs": self.pairs}
-        layers = [layer for both in zip(*stacks.values(), strict=True) for layer in both]
-        chosen = [list(layer.paths.selection) for layer in layers]
+        layers = self._thinned()
+        chosen = [list(layer.paths.selection) for layer in layers.values()]
         recipe = {**self.recipe, "selected": chosen, "random_until": 0, "fixed_from": 0}
         other = SPHNet(**recipe).to(device=self.device, dtype=self.dtype)
         state = {name: x for name, x in self.state_dict().items() if name in other.state_dict()}
-        for kind, stack in stacks.items():
-            for number, layer in enumerate(stack):
-                key = f"{kind}.{number}.weights" + (".rows" if kind == "pairs" else "")
-                index = torch.tensor(layer.paths.selection, device=self.device)
-                factors = layer.paths.folded()
-                factors = factors.unsqueeze(-1) if kind == "pairs" else factors
-                state[key] = state[key][index] * factors
+        for name, layer in layers.items():
+            of_pairs = isinstance(layer.weights, PairWeights)
+            key = f"{name}.weights" + (".rows" if of_pairs else "")
+            index = torch.tensor(layer.paths.selection, device=self.device)
+            factors = layer.paths.folded()
+            state[key] = state[key][index] * (factors.unsqueeze(-1) if of_pairs else factors)
         other.load_state_dict(state)
         other.card = dict(self.card)
         return other.train(self.training)
 
     @property
     def kept_paths(self) -> Mapping[str, tuple[int, int]]:
-        """Of the products of diagonal blocks and of pairs, layer by layer."""
-        stacks: dict[str, Any] = {"diagonal": self.diagonal, "pairs": self.pairs}
+        """How many paths are computed, of how many, for each product by the name of its layer."""
         return {
-            f"{name}.{number}": (len(layer.paths.selection), len(layer.paths.product.paths))
-            for name, stack in stacks.items()
-            for number, layer in enumerate(stack)
+            name: (len(layer.paths.selection), len(layer.paths.product.paths))
+            for name, layer in self._thinned().items()
         }
+
+    def _thinned(self) -> dict[str, Any]:
+        """The layers whose products have gates of paths, in the order of their gates."""
+        layers: dict[str, Any] = {"spherical": self.spherical}
+        for number, both in enumerate(zip(self.diagonal, self.pairs, strict=True)):
+            layers |= zip((f"diagonal.{number}", f"pairs.{number}"), both, strict=True)
+        return layers
 
     def advance(self, step: int) -> None:
         """Tell the gates how many optimizer steps have been taken."""

@@ -65,6 +65,8 @@ class PathGate(nn.Module):
         budget: ``"paths"`` or ``"flops"``.
         seed: of the random phase.
         layer: number of the gate, so that gates of one model draw differently.
+        weight_cost: multiply-adds by which a path's weights are made, per row and channel; part of
+            what a path costs.
 
     Attributes:
         kept: whether each path is computed at present (part of the state).
@@ -79,6 +81,7 @@ class PathGate(nn.Module):
         budget: str = "paths",
         seed: int = 0,
         layer: int = 0,
+        weight_cost: int = 0,
     ) -> None:
         super().__init__()
         check_sparsity(sparsity)
@@ -87,7 +90,7 @@ class PathGate(nn.Module):
         self.paths, self.sparsity, self.budget = tuple(paths), float(sparsity), budget
         self.seed, self.layer = int(seed), int(layer)
         self.outputs = sorted({path.out for path in self.paths})
-        self.costs = tuple(path.cost for path in self.paths)
+        self.costs = tuple(path.cost + weight_cost for path in self.paths)
         self.scores = nn.Parameter(torch.ones(len(self.paths)))
         self.kept: Tensor
         self.phase: Tensor

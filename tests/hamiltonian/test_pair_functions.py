@@ -13,19 +13,13 @@ from equiv.testing import assert_gradient
 NODES, BLOCKS = Degrees.up_to(2), Degrees((0, 1, 2), (1, 2))
 PAIRS = torch.tensor([0, 2, 2, 0, 3]), torch.tensor([1, 1, 4, 4, 1])  # of five atoms
 ALL, KEPT = PathProduct(NODES, NODES, BLOCKS), (0, 2, 4, 7, 11)
-EVEN = PathProduct(NODES, NODES, NODES)
 SIGNS = torch.tensor([1.0, -1, 1, -1, -1, -1, 1, 1, 1, 1, 1, 1], dtype=torch.float64)
-PARITY = NODES.spread([1, -1, 1])
 CASES = {
     "product of atoms": (
         lambda a, b, w: pair_functions.product_of_atoms(
             ALL, a, b, PAIRS, (SIGNS[: a.shape[2]], SIGNS.flip(0)[: a.shape[2]]), w, KEPT
         ),
         lambda c: [(5, 9, c), (5, 9, c), (5, 5, c)],
-    ),
-    "messages": (
-        lambda x, y, w: pair_functions.messages(EVEN, x, y, PARITY, PAIRS, w),
-        lambda c: [(5, 9, c), (5, 9), (5, len(EVEN.paths), c)],
     ),
     "spread": (
         lambda s, y, w: pair_functions.spread(

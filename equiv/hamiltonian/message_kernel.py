@@ -1,0 +1,189 @@
+r"""C++ for messages between atoms (:mod:`equiv.hamiltonian.messages`).
+
+Both atoms of a pair hear each other, by the same couplings and weights. A coupling with the
+harmonics of a direction is a number per pair, :math:`v_n = C_n y_{m_2(n)}`, the same in all
+channels; what is left is one multiply-add for each entry of the table, way and channel. Atoms are
+read where they are and added to where they are. Channels do not mix, so threads share them.
+"""
+
+import ctypes
+from functools import cache
+
+import torch
+
+from equiv.native import load_library
+
+
+@cache
+def message_library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The kernels for one number type, or ``None`` where they cannot be built."""
+    number = {torch.float32: "float", torch.float64: "double"}.get(dtype)
+    return None if number is None else load_library(f"typedef {number} T;\n" + _SOURCE)
+
+
+_SOURCE = r"""
+#include <cstdint>
+#include <cstring>
+#include <vector>
+typedef int64_t I;
+#if defined(__AVX512F__)
+#define BYTES 64
+#elif defined(__AVX__)
+#define BYTES 32
+#else
+#define BYTES 16
+#endif
+template <int B> struct Register {
+  typedef T V __attribute__((vector_size(B), aligned(sizeof(T)), may_alias));
+  static const I lanes = B / sizeof(T);
+};
+
+struct Sum { int32_t path, out, end; };  // entries that share a path and a component of z
+struct Entry { int32_t x, y; };          // components
+struct Table { I sums, entries; const Sum* sum; const Entry* entry; const T* coefficient; };
+struct Pairs { I count; const I *first, *second; const T* sign; };  // sign of y the other way round
+struct Sizes { I x, y, z, paths, channels; };
+
+// The couplings of one pair both ways, and where the rows of its two atoms begin.
+struct Both {
+  const Table& t;
+  std::vector<T> forth, back;
+  explicit Both(const Table& t) : t(t), forth(t.entries), back(t.entries) {}
+  void bring(const T* y, const T* sign) {
+    for (I e = 0; e < t.entries; ++e) {
+      forth[e] = t.coefficient[e] * y[t.entry[e].y];
+      back[e] = forth[e] * sign[t.entry[e].y];
+    }
+  }
+};
+
+// zi += w (x_j y), zj += w (x_i s y) in the channels of N registers.
+template <int B, int N>
+static void told(const Both& b, const T* xi, const T* xj, const T* w, T* zi, T* zj, I C) {
+  typedef typename Register<B>::V V;
+  const I L = Register<B>::lanes;
+  const T *v = b.forth.data(), *u = b.back.data();
+  I e = 0;
+  for (I n = 0; n < b.t.sums; ++n) {
+    const Sum& sum = b.t.sum[n];
+    V s[N] = {}, r[N] = {};
+    for (; e < sum.end; ++e) {
+      const I at = b.t.entry[e].x * C;
+      for (int k = 0; k < N; ++k) {
+        s[k] += v[e] * *(const V*)(xj + at + k * L);
+        r[k] += u[e] * *(const V*)(xi + at + k * L);
+      }
+    }
+    for (int k = 0; k < N; ++k) {
+      const V f = *(const V*)(w + sum.path * C + k * L);
+      *(V*)(zi + sum.out * C + k * L) += f * s[k];
+      *(V*)(zj + sum.out * C + k * L) += f * r[k];
+    }
+  }
+}
+
+// Adds the gradients by x_i, x_j and w. With gy, adds that by y, of these channels.
+template <int B, int N>
+static void told_back(const Both& b, const T* xi, const T* xj, const T* w, const T* gi,
+                      const T* gj, T* gxi, T* gxj, T* gw, T* gy, const T* sign, I C) {
+  typedef typename Register<B>::V V;
+  const I L = Register<B>::lanes;
+  const T *v = b.forth.data(), *u = b.back.data();
+  I e = 0;
+  for (I n = 0; n < b.t.sums; ++n) {
+    const Sum& sum = b.t.sum[n];
+    V s[N] = {}, r[N] = {}, p[N], q[N];
+    for (int k = 0; k < N; ++k) {
+      const V f = *(const V*)(w + sum.path * C + k * L);
+      p[k] = f * *(const V*)(gi + sum.out * C + k * L);
+      q[k] = f * *(const V*)(gj + sum.out * C + k * L);
+    }
+    for (; e < sum.end; ++e) {
+      const I at = b.t.entry[e].x * C;
+      for (int k = 0; k < N; ++k) {
+        const V a = *(const V*)(xj + at + k * L), c = *(const V*)(xi + at + k * L);
+        s[k] += v[e] * a;
+        r[k] += u[e] * c;
+        *(V*)(gxj + at + k * L) += v[e] * p[k];
+        *(V*)(gxi + at + k * L) += u[e] * q[k];
+        if (gy) {
+          const V both = a * p[k] + sign[b.t.entry[e].y] * (c * q[k]);
+          T total = 0;
+          for (I l = 0; l < L; ++l) total += both[l];
+          gy[b.t.entry[e].y] += b.t.coefficient[e] * total;
+        }
+      }
+    }
+    for (int k = 0; k < N; ++k)
+      *(V*)(gw + sum.path * C + k * L) += s[k] * *(const V*)(gi + sum.out * C + k * L) +
+                                          r[k] * *(const V*)(gj + sum.out * C + k * L);
+  }
+}
+
+// Channels in strips of two registers, of one, of a small one, and one by one.
+struct Strip { I start; int kind; };
+
+static std::vector<Strip> strips(I C, I threads) {
+  static const I L = Register<BYTES>::lanes, S = Register<16>::lanes;
+  std::vector<Strip> all;
+  I c = 0;
+  for (; c + 2 * L <= C && C / (2 * L) >= threads; c += 2 * L) all.push_back({c, 0});
+  for (; c + L <= C; c += L) all.push_back({c, 1});
+  for (; c + S <= C; c += S) all.push_back({c, 2});
+  for (; c < C; ++c) all.push_back({c, 3});
+  return all;
+}
+
+// z [atoms, size.z, channels] is added to.
+extern "C" void messages(const Sizes* size, const Table* table, const Pairs* pairs, I threads,
+                         const T* x, const T* y, const T* w, T* z) {
+  const I C = size->channels;
+  const std::vector<Strip> all = strips(C, threads);
+  #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+  for (size_t n = 0; n < all.size(); ++n) {
+    Both b(*table);
+    const I c = all[n].start;
+    for (I k = 0; k < pairs->count; ++k) {
+      const I i = pairs->first[k], j = pairs->second[k];
+      const T *xi = x + i * size->x * C + c, *xj = x + j * size->x * C + c;
+      const T* wk = w + k * size->paths * C + c;
+      T *zi = z + i * size->z * C + c, *zj = z + j * size->z * C + c;
+      b.bring(y + k * size->y, pairs->sign);
+      switch (all[n].kind) {
+        case 0: told<BYTES, 2>(b, xi, xj, wk, zi, zj, C); break;
+        case 1: told<BYTES, 1>(b, xi, xj, wk, zi, zj, C); break;
+        case 2: told<16, 1>(b, xi, xj, wk, zi, zj, C); break;
+        default: told<sizeof(T), 1>(b, xi, xj, wk, zi, zj, C);
+      }
+    }
+  }
+}
+
+// Adds to gx, gw and gy; gy may be null, and is for one thread.
+extern "C" void messages_back(const Sizes* size, const Table* table, const Pairs* pairs,
+                              I threads, const T* x, const T* y, const T* w, const T* g, T* gx,
+                              T* gw, T* gy) {
+  const I C = size->channels;
+  const std::vector<Strip> all = strips(C, threads);
+  #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+  for (size_t n = 0; n < all.size(); ++n) {
+    Both b(*table);
+    const I c = all[n].start;
+    for (I k = 0; k < pairs->count; ++k) {
+      const I i = pairs->first[k], j = pairs->second[k];
+      const T *xi = x + i * size->x * C + c, *xj = x + j * size->x * C + c;
+      const T *wk = w + k * size->paths * C + c, *s = pairs->sign;
+      const T *gi = g + i * size->z * C + c, *gj = g + j * size->z * C + c;
+      T *gxi = gx + i * size->x * C + c, *gxj = gx + j * size->x * C + c;
+      T *gwk = gw + k * size->paths * C + c, *gyk = gy ? gy + k * size->y : nullptr;
+      b.bring(y + k * size->y, s);
+      switch (all[n].kind) {
+        case 0: told_back<BYTES, 2>(b, xi, xj, wk, gi, gj, gxi, gxj, gwk, gyk, s, C); break;
+        case 1: told_back<BYTES, 1>(b, xi, xj, wk, gi, gj, gxi, gxj, gwk, gyk, s, C); break;
+        case 2: told_back<16, 1>(b, xi, xj, wk, gi, gj, gxi, gxj, gwk, gyk, s, C); break;
+        default: told_back<sizeof(T), 1>(b, xi, xj, wk, gi, gj, gxi, gxj, gwk, gyk, s, C);
+      }
+    }
+  }
+}
+"""
