@@ -57,10 +57,8 @@ def dense(
     bias: Float[Tensor, " width_out"] | None = None,
 ) -> Float[Tensor, "rows width_out"]:
     """What :class:`Dense` computes."""
-    scale = 1 / math.sqrt(weight.shape[0])
-    if bias is None:
-        return x @ (weight * scale)
-    return torch.addmm(bias, x, weight, alpha=scale)
+    matrix = weight * (1 / math.sqrt(weight.shape[0]))  # smaller than what it is multiplied with
+    return x @ matrix if bias is None else torch.addmm(bias, x, matrix)
 
 
 class Dense(nn.Module):

@@ -151,6 +151,7 @@ class SPHNet(AbstractModel):
         budget: str = "paths",
         random_until: int = 0,
         fixed_from: int = 0,
+        exploration: str = "random",
         gate_seed: int = 0,
         selected: Sequence[Sequence[int]] | None = None,
         mean_neighbors: float,
@@ -188,6 +189,7 @@ class SPHNet(AbstractModel):
             "budget": budget,
             "random_until": int(random_until),
             "fixed_from": int(fixed_from),
+            "exploration": exploration,
             "gate_seed": int(gate_seed),
             "selected": None if selected is None else [list(map(int, s)) for s in selected],
             "mean_neighbors": float(mean_neighbors),
@@ -245,7 +247,9 @@ class SPHNet(AbstractModel):
             )
         gates += paths.gates
         self._gates = tuple(gates)  # a tuple: they are modules of their layers
-        self.schedule = SparsitySchedule(gates, random_until=random_until, fixed_from=fixed_from)
+        self.schedule = SparsitySchedule(
+            gates, random_until=random_until, fixed_from=fixed_from, exploration=exploration
+        )
         self.readout = BlockReadout(basis, channels, basis.l_max, exchange=exchange_signs(channels))
         self.standardisation = BlockStandardisation(basis)
 

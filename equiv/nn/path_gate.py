@@ -50,8 +50,9 @@ class PathGate(nn.Module):
     - :attr:`Phase.ADAPTIVE`: those with the largest :math:`|a_p|`, anew after every step;
     - :attr:`Phase.FIXED`: what was kept when that phase began, for good.
 
-    A path is passed over where it would leave no room for an output irrep that nothing reaches yet,
-    so none ever dies. The kept paths enter the product with
+    While the schedule has reached only a part of the sparsity (``update(..., reached)``), :math:`k`
+    is that part of it. A path is passed over where it would leave no room for an output irrep that
+    nothing reaches yet, so none ever dies. The kept paths enter the product with
 
     .. math::
         c_p = \sqrt{2 l_3 + 1}\; \frac{a_p}{\big(\sum_{p' \in S \to o} a_{p'}^2\big)^{1/2}},
@@ -124,8 +125,11 @@ class PathGate(nn.Module):
         return scores * torch.rsqrt(same @ scores.square())
 
     @torch.no_grad()
-    def update(self, phase: Phase, step: int) -> None:
-        """Choose what is kept after ``step`` optimizer steps. In a fixed gate nothing changes."""
+    def update(self, phase: Phase, step: int, reached: float = 1.0) -> None:
+        """Choose what is kept after ``step`` optimizer steps. In a fixed gate nothing changes.
+
+        ``reached`` is the part of the sparsity that is there already.
+        """
         if int(self.phase) == Phase.FIXED:
             return
         if phase == Phase.RANDOM:
@@ -133,21 +137,21 @@ class PathGate(nn.Module):
         else:
             order = torch.sort(self.scores.abs(), descending=True, stable=True).indices.tolist()
         kept = torch.zeros_like(self.kept)
-        kept[self.admitted(order)] = True
+        kept[self.admitted(order, reached * self.sparsity)] = True
         self.kept.copy_(kept)
         self.phase.fill_(int(phase))
         self._chosen = None
 
-    def admitted(self, order: Sequence[int]) -> list[int]:
+    def admitted(self, order: Sequence[int], sparsity: float) -> list[int]:
         """The paths that are kept if they are asked in this order; each output gets at least one.
 
         If the budget does not even hold one path for every output, the cheapest for each are kept.
         """
         costs = self.costs if self.budget == "flops" else [1] * len(self.paths)
         if self.budget == "flops":
-            budget = (1 - self.sparsity) * sum(costs)
+            budget = (1 - sparsity) * sum(costs)
         else:
-            budget = math.ceil((1 - self.sparsity) * len(costs) - 1e-9)
+            budget = math.ceil((1 - sparsity) * len(costs) - 1e-9)
         reserve = {
             out: min(c for c, path in zip(costs, self.paths, strict=True) if path.out == out)
             for out in self.outputs

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from equiv.train.recipe import Count, ModelRecipe, Positive
-from equiv.train.recipe_gates import Budget, FixedFrom, GateSeed, RandomUntil
+from equiv.train.recipe_gates import Budget, Exploration, FixedFrom, GateSeed, RandomUntil
 
 
 class SPHNetRecipe(ModelRecipe):
@@ -54,6 +54,7 @@ class SPHNetRecipe(ModelRecipe):
     budget: Budget = "paths"
     random_until: RandomUntil = "auto"
     fixed_from: FixedFrom = "auto"
+    exploration: Exploration = "random"
     gate_seed: GateSeed = 0
     mean_neighbors: Literal["auto"] | Positive = Field(
         default="auto", description="normalisation of sums over neighbours"

@@ -11,7 +11,8 @@ from equiv.hamiltonian.coupling_paths import PathProduct, coupling_paths
 from equiv.hamiltonian.degrees import Degrees
 from equiv.hamiltonian.gated_products import ProductOfAtom, ProductOfPair
 from equiv.hamiltonian.irrep_layers import IrrepLinear, NormGate
-from equiv.hamiltonian.pair_layers import DiagonalLayer, PathSparsity
+from equiv.hamiltonian.pair_layers import DiagonalLayer
+from equiv.hamiltonian.path_sparsity import PathSparsity
 from equiv.hamiltonian.radial import ExponentialBernstein
 from equiv.hamiltonian.row_functions import Rows
 from equiv.hamiltonian.row_kernels import row_library

@@ -17,6 +17,7 @@ from equiv.hamiltonian import BlockLayout, OrbitalBasis
 from equiv.hamiltonian.coupling_paths import PathProduct
 from equiv.hamiltonian.degrees import Degrees
 from equiv.hamiltonian.irrep_layers import Dense, IrrepLinear, NormGate
+from equiv.hamiltonian.messages import Messages
 from equiv.hamiltonian.node_layers import PairGeometry as AtomPairs
 from equiv.hamiltonian.node_layers import (
     SphericalEmbedding,
@@ -864,6 +865,15 @@ def block_readout(layer: nn.Module, x: Tensor, pseudo: Tensor) -> list[Tensor]:
     ]
 
 
+def heard(layer: Messages, x: Tensor, pairs: AtomPairs) -> Tensor:
+    """Messages with weights that are functions of the distance."""
+    paths = tuple(range(len(layer.product.paths)))
+    slopes = torch.linspace(-1, 1, len(paths) * x.shape[2]).to(x).view(len(paths), -1)
+    weights = pairs.radial.sum(1)[:, None, None] * slopes
+    y = pairs.harmonics[:, : x.shape[1]]
+    return layer(x, y, (pairs.first, pairs.second), weights, paths)
+
+
 def block_kind(key: Any) -> Any:
     return ORBITALS.diagonal(key) if isinstance(key, int) else ORBITALS.pair(*key)
 
@@ -903,6 +913,14 @@ LAYERS = [
         [(ATOMS, 4, 4)],
         [Spherical(1)],
         lambda layer, x, pairs: layer(x, pairs),
+        Spherical(1),
+    ),
+    hamiltonian_pair_layer(
+        Messages,
+        (PathProduct(NATURAL, NATURAL, NATURAL),),
+        [(ATOMS, 4, 4)],
+        [Spherical(1)],
+        heard,
         Spherical(1),
     ),
     hamiltonian_pair_layer(

@@ -15,7 +15,7 @@ import equiv.position_orientation
 import equiv.tensor_products
 from equiv.constants import ExactConstants
 from equiv.hamiltonian.gates import PairGate
-from equiv.hamiltonian.pair_layers import SelectedPaths
+from equiv.hamiltonian.path_sparsity import SelectedPaths
 from equiv.hamiltonian.standardise import BlockStandardisation
 from equiv.message_passing.rank_one import RankOneConvolution
 from equiv.models import MODELS as REGISTRY
