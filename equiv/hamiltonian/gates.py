@@ -92,9 +92,7 @@ class PairGate(nn.Module):
         self.phase: Tensor
         self.step: Tensor
         self.register_buffer("phase", torch.tensor(int(Phase.RANDOM)))
-        self.reached: Tensor
         self.register_buffer("step", torch.tensor(0))
-        self.register_buffer("reached", torch.tensor(1.0, dtype=torch.float64))
 
     def forward(
         self,
@@ -115,9 +113,7 @@ class PairGate(nn.Module):
                 in the backward pass: they are large.
         """
         pairs = torch.bincount(pair_batch, minlength=len(counts))
-        kept = torch.maximum(
-            torch.ceil((1 - float(self.reached) * self.sparsity) * pairs - 1e-9).long(), counts
-        )
+        kept = torch.maximum(torch.ceil((1 - self.sparsity) * pairs - 1e-9).long(), counts)
         random = int(self.phase) == Phase.RANDOM
         if not bool((pairs > kept).any()) or (random and not self.training):
             return KeptPairs(None, None)
@@ -148,15 +144,11 @@ class PairGate(nn.Module):
         return KeptPairs(rows[above], weight[above])
 
     @torch.no_grad()
-    def update(self, phase: Phase, step: int, reached: float = 1.0) -> None:
-        """Take note of the phase after ``step`` optimizer steps. A fixed gate stays fixed.
-
-        ``reached`` is the part of the sparsity that is there already.
-        """
+    def update(self, phase: Phase, step: int) -> None:
+        """Take note of the phase after ``step`` optimizer steps. A fixed gate stays fixed."""
         if int(self.phase) != Phase.FIXED:
             self.phase.fill_(int(phase))
             self.step.fill_(step)
-            self.reached.fill_(reached)
 
     def extra_repr(self) -> str:
         phase = Phase(int(self.phase)).name.lower()

@@ -193,7 +193,7 @@ class SphericalInteraction(nn.Module):
         super().__init__()
         self.scale = 1 / math.sqrt(mean_neighbors)
         self.invariants = PairInvariants(degrees, channels)
-        self.paths = SelectedPaths(degrees, degrees, sparsity=sparsity, weight_cost=hidden)
+        self.paths = SelectedPaths(degrees, degrees, sparsity=sparsity)
         product = self.paths.product
         self.messages = Messages(product)
         self.weights = PairWeights(

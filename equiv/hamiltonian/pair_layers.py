@@ -120,9 +120,7 @@ class PairLayer(ExactConstants):
         if channels % 4:
             raise EquivError(f"channels: expected a multiple of 4, got {channels}")
         self.out, self.pair_gate = out, pair_gate
-        self.paths = SelectedPaths(
-            degrees, out, parity=parity, sparsity=sparsity, weight_cost=hidden
-        )
+        self.paths = SelectedPaths(degrees, out, parity=parity, sparsity=sparsity)
         self.invariants = PairInvariants(degrees, channels)
         self.norm_in = NormGate(degrees, channels, hidden)
         self.left, self.right = IrrepLinear(degrees, channels), IrrepLinear(degrees, channels)

@@ -22,6 +22,7 @@ class PathSparsity:
         seed: of the random phase.
         selected: for a model that was exported, the paths that each product has; there are no gates
             then.
+        first: number of the first of these products in the model.
 
     Attributes:
         gates: those that have been made.
@@ -34,30 +35,24 @@ class PathSparsity:
         budget: str = "paths",
         seed: int = 0,
         selected: Sequence[Sequence[int]] | None = None,
+        first: int = 0,
     ) -> None:
         self.sparsity, self.budget, self.seed, self.selected = sparsity, budget, seed, selected
         self.gates: list[PathGate] = []
-        self.made = 0
+        self.number = first
 
     def thinned(
-        self, paths: tuple[CouplingPath, ...], weight_cost: int
+        self, paths: tuple[CouplingPath, ...]
     ) -> tuple[tuple[CouplingPath, ...], PathGate | None]:
         """The paths of the next product, and its gate."""
-        number, self.made = self.made, self.made + 1
+        number, self.number = self.number, self.number + 1
         if self.selected is not None:
             if number >= len(self.selected):
                 raise EquivError(f"selected: expected paths for product {number} too")
             return tuple(paths[p] for p in self.selected[number]), None
         if self.sparsity == 0:
             return paths, None
-        gate = PathGate(
-            paths,
-            self.sparsity,
-            budget=self.budget,
-            seed=self.seed,
-            layer=number,
-            weight_cost=weight_cost,
-        )
+        gate = PathGate(paths, self.sparsity, budget=self.budget, seed=self.seed, layer=number)
         self.gates.append(gate)
         return paths, gate
 
@@ -70,7 +65,6 @@ class SelectedPaths(ExactConstants):
         out: irreps of the product.
         parity: see :func:`equiv.hamiltonian.coupling_paths.coupling_paths`.
         sparsity: which paths there are, and whether there is a gate; by default all and none.
-        weight_cost: multiply-adds by which a path's weights are made, per row and channel.
     """
 
     def __init__(
@@ -80,11 +74,10 @@ class SelectedPaths(ExactConstants):
         *,
         parity: bool = True,
         sparsity: PathSparsity | None = None,
-        weight_cost: int = 0,
     ) -> None:
         super().__init__()
         paths = coupling_paths(degrees, degrees, out, parity=parity)
-        paths, gate = (paths, None) if sparsity is None else sparsity.thinned(paths, weight_cost)
+        paths, gate = (paths, None) if sparsity is None else sparsity.thinned(paths)
         self.product, self.gate = PathProduct(degrees, degrees, out, paths), gate
         self.everything = tuple(range(len(paths)))
         factors = torch.tensor(balanced(paths, self.everything), dtype=torch.float64)

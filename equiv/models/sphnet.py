@@ -116,6 +116,8 @@ class SPHNet(AbstractModel):
         sparsity: share :math:`k` of the paths that is dropped; 0 for a dense network.
         pair_sparsity: share of the pairs that every pair layer but the last drops; by default as
             ``sparsity``.
+        message_sparsity: share of the paths that the second spherical interaction drops; by default
+            as ``sparsity``.
         budget: what ``sparsity`` is a share of: ``"paths"``, or ``"flops"``, their multiply-adds.
         random_until: optimizer step at which the random phase ends.
         fixed_from: optimizer step at which the gates are fixed.
@@ -148,10 +150,10 @@ class SPHNet(AbstractModel):
         parity: str = "o3",
         sparsity: float = 0.7,
         pair_sparsity: float | None = None,
+        message_sparsity: float | None = None,
         budget: str = "paths",
         random_until: int = 0,
         fixed_from: int = 0,
-        exploration: str = "random",
         gate_seed: int = 0,
         selected: Sequence[Sequence[int]] | None = None,
         mean_neighbors: float,
@@ -168,6 +170,7 @@ class SPHNet(AbstractModel):
         degree = basis.l_max if degree is None else degree
         _require(degree >= 0, "degree", "at least 0", degree)
         pair_sparsity = sparsity if pair_sparsity is None else pair_sparsity
+        message_sparsity = sparsity if message_sparsity is None else message_sparsity
         self.basis, self.baseline, self.parity = basis, baseline, parity
         self.theory = None if theory is None else dict(theory)
         self.recipe = {
@@ -186,10 +189,10 @@ class SPHNet(AbstractModel):
             "parity": parity,
             "sparsity": float(sparsity),
             "pair_sparsity": float(pair_sparsity),
+            "message_sparsity": float(message_sparsity),
             "budget": budget,
             "random_until": int(random_until),
             "fixed_from": int(fixed_from),
-            "exploration": exploration,
             "gate_seed": int(gate_seed),
             "selected": None if selected is None else [list(map(int, s)) for s in selected],
             "mean_neighbors": float(mean_neighbors),
@@ -210,7 +213,9 @@ class SPHNet(AbstractModel):
         )
         gates: list[PathGate | PairGate] = []
 
-        paths = PathSparsity(sparsity, budget=budget, seed=gate_seed, selected=selected)
+        shared: dict[str, Any] = {"budget": budget, "seed": gate_seed, "selected": selected}
+        told = PathSparsity(message_sparsity, **shared)
+        paths = PathSparsity(sparsity, **shared, first=1)
 
         def pair_gate() -> PairGate | None:
             if pair_sparsity == 0:
@@ -225,7 +230,7 @@ class SPHNet(AbstractModel):
             nodes, channels, num_radial, hidden, mean_neighbors
         )
         self.spherical = SphericalInteraction(
-            nodes, channels, num_radial, hidden, mean_neighbors, sparsity=paths
+            nodes, channels, num_radial, hidden, mean_neighbors, sparsity=told
         )
         self.direct = DirectPairFeatures(nodes, blocks, channels, num_radial, hidden)
         self.diagonal, self.pairs = nn.ModuleList(), nn.ModuleList()
@@ -245,11 +250,9 @@ class SPHNet(AbstractModel):
                     pair_gate=pair_gate() if layer < pair_layers - 1 else None,
                 )
             )
-        gates += paths.gates
+        gates += told.gates + paths.gates
         self._gates = tuple(gates)  # a tuple: they are modules of their layers
-        self.schedule = SparsitySchedule(
-            gates, random_until=random_until, fixed_from=fixed_from, exploration=exploration
-        )
+        self.schedule = SparsitySchedule(gates, random_until=random_until, fixed_from=fixed_from)
         self.readout = BlockReadout(basis, channels, basis.l_max, exchange=exchange_signs(channels))
         self.standardisation = BlockStandardisation(basis)
 

@@ -43,16 +43,16 @@ class PathGate(nn.Module):
 
     Each path :math:`p` has a learnable score :math:`a_p`, 1 at birth. Of :math:`n` paths
     :math:`\lceil (1 - k)\, n \rceil` are kept (``budget="paths"``), or as many as cost at most
-    :math:`1 - k` of all multiply-adds (``budget="flops"``):
+    :math:`1 - k` of all multiply-adds of the product (``budget="flops"``; what makes the weights of
+    paths is not counted):
 
     - :attr:`Phase.RANDOM`: the first ones of a random order, a function of ``seed``, ``layer`` and
       the optimizer step alone;
     - :attr:`Phase.ADAPTIVE`: those with the largest :math:`|a_p|`, anew after every step;
     - :attr:`Phase.FIXED`: what was kept when that phase began, for good.
 
-    While the schedule has reached only a part of the sparsity (``update(..., reached)``), :math:`k`
-    is that part of it. A path is passed over where it would leave no room for an output irrep that
-    nothing reaches yet, so none ever dies. The kept paths enter the product with
+    A path is passed over where it would leave no room for an output irrep that nothing reaches yet,
+    so none ever dies. The kept paths enter the product with
 
     .. math::
         c_p = \sqrt{2 l_3 + 1}\; \frac{a_p}{\big(\sum_{p' \in S \to o} a_{p'}^2\big)^{1/2}},
@@ -66,8 +66,6 @@ class PathGate(nn.Module):
         budget: ``"paths"`` or ``"flops"``.
         seed: of the random phase.
         layer: number of the gate, so that gates of one model draw differently.
-        weight_cost: multiply-adds by which a path's weights are made, per row and channel; part of
-            what a path costs.
 
     Attributes:
         kept: whether each path is computed at present (part of the state).
@@ -82,7 +80,6 @@ class PathGate(nn.Module):
         budget: str = "paths",
         seed: int = 0,
         layer: int = 0,
-        weight_cost: int = 0,
     ) -> None:
         super().__init__()
         check_sparsity(sparsity)
@@ -91,7 +88,7 @@ class PathGate(nn.Module):
         self.paths, self.sparsity, self.budget = tuple(paths), float(sparsity), budget
         self.seed, self.layer = int(seed), int(layer)
         self.outputs = sorted({path.out for path in self.paths})
-        self.costs = tuple(path.cost + weight_cost for path in self.paths)
+        self.costs = tuple(path.cost for path in self.paths)
         self.scores = nn.Parameter(torch.ones(len(self.paths)))
         self.kept: Tensor
         self.phase: Tensor
@@ -125,11 +122,8 @@ class PathGate(nn.Module):
         return scores * torch.rsqrt(same @ scores.square())
 
     @torch.no_grad()
-    def update(self, phase: Phase, step: int, reached: float = 1.0) -> None:
-        """Choose what is kept after ``step`` optimizer steps. In a fixed gate nothing changes.
-
-        ``reached`` is the part of the sparsity that is there already.
-        """
+    def update(self, phase: Phase, step: int) -> None:
+        """Choose what is kept after ``step`` optimizer steps. In a fixed gate nothing changes."""
         if int(self.phase) == Phase.FIXED:
             return
         if phase == Phase.RANDOM:
@@ -137,21 +131,21 @@ class PathGate(nn.Module):
         else:
             order = torch.sort(self.scores.abs(), descending=True, stable=True).indices.tolist()
         kept = torch.zeros_like(self.kept)
-        kept[self.admitted(order, reached * self.sparsity)] = True
+        kept[self.admitted(order)] = True
         self.kept.copy_(kept)
         self.phase.fill_(int(phase))
         self._chosen = None
 
-    def admitted(self, order: Sequence[int], sparsity: float) -> list[int]:
+    def admitted(self, order: Sequence[int]) -> list[int]:
         """The paths that are kept if they are asked in this order; each output gets at least one.
 
         If the budget does not even hold one path for every output, the cheapest for each are kept.
         """
         costs = self.costs if self.budget == "flops" else [1] * len(self.paths)
         if self.budget == "flops":
-            budget = (1 - sparsity) * sum(costs)
+            budget = (1 - self.sparsity) * sum(costs)
         else:
-            budget = math.ceil((1 - sparsity) * len(costs) - 1e-9)
+            budget = math.ceil((1 - self.sparsity) * len(costs) - 1e-9)
         reserve = {
             out: min(c for c, path in zip(costs, self.paths, strict=True) if path.out == out)
             for out in self.outputs

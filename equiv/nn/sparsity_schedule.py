@@ -1,27 +1,19 @@
 """When sparse gates explore, choose, and stay."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from equiv.choices import choose
 from equiv.errors import EquivError
 from equiv.nn.path_gate import Phase
-
-EXPLORATIONS: Mapping[str, Callable[[float], float]] = {
-    "random": lambda done: 1.0,
-    "gradual": lambda done: 1 - (1 - done) ** 3,
-}
-"""The part of the sparsity that is there, by name, as a function of the part of the adaptive phase
-that is done: all of it from the start, or nothing in the first phase and more and more then."""
 
 
 class SparseGate(Protocol):
     """What the schedule asks of a gate."""
 
-    def update(self, phase: Phase, step: int, reached: float) -> None: ...
+    def update(self, phase: Phase, step: int) -> None: ...
 
 
 class SparsitySchedule(nn.Module):
@@ -30,15 +22,6 @@ class SparsitySchedule(nn.Module):
     .. math::
         \text{random: } t < t_1, \qquad \text{adaptive: } t_1 \le t < t_2, \qquad
         \text{fixed: } t \ge t_2
-
-    Gates drop their share :math:`k` from the first step (``exploration="random"``, as in the
-    paper), or nothing in the first phase and
-
-    .. math::
-        k(t) = k\, \Big( 1 - \Big( \frac{t_2 - t}{t_2 - t_1} \Big)^3 \Big)
-
-    in the second (``"gradual"``): every score is then learned beside all others, at the price of
-    dense steps in the beginning. (Zhu, Gupta 2017, of weights.)
 
     A state machine and nothing more: :meth:`advance` is called once after every optimizer step and
     tells all gates. The phase is a function of the step; what the gates keep is a function of the
@@ -49,19 +32,10 @@ class SparsitySchedule(nn.Module):
         gates: every gate once.
         random_until: :math:`t_1`.
         fixed_from: :math:`t_2`.
-        exploration: key of :data:`EXPLORATIONS`.
     """
 
-    def __init__(
-        self,
-        gates: Sequence[SparseGate],
-        *,
-        random_until: int,
-        fixed_from: int,
-        exploration: str = "random",
-    ) -> None:
+    def __init__(self, gates: Sequence[SparseGate], *, random_until: int, fixed_from: int) -> None:
         super().__init__()
-        self._reached = choose(EXPLORATIONS, exploration, "exploration")
         if not 0 <= random_until <= fixed_from:
             raise EquivError(
                 "sparsity schedule: expected 0 <= random_until <= fixed_from (in steps), got "
@@ -79,13 +53,6 @@ class SparsitySchedule(nn.Module):
             return Phase.RANDOM
         return Phase.ADAPTIVE if step < self.fixed_from else Phase.FIXED
 
-    def reached_at(self, step: int) -> float:
-        """The part of the sparsity that is there after so many optimizer steps."""
-        if step >= self.fixed_from:
-            return 1.0
-        span = max(1, self.fixed_from - self.random_until)
-        return self._reached(max(0.0, (step - self.random_until) / span))
-
     @property
     def phase(self) -> Phase:
         """The present phase."""
@@ -97,9 +64,9 @@ class SparsitySchedule(nn.Module):
         Saying the same step twice changes nothing.
         """
         self.step.fill_(step)
-        phase, reached = self.phase_at(step), self.reached_at(step)
+        phase = self.phase_at(step)
         for gate in self.gates:
-            gate.update(phase, step, reached)
+            gate.update(phase, step)
 
     def require_fixed(self) -> None:
         """Make sure that nothing will change any more.

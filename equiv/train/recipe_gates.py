@@ -10,16 +10,10 @@ Budget = Annotated[
 ]
 RandomUntil = Annotated[
     Literal["auto"] | int,
-    Field(description="optimizer step from which gates choose by their scores; auto: 2 % of all"),
+    Field(description="optimizer step at which the gates stop to be random; auto: 2 % of all"),
 ]
 FixedFrom = Annotated[
     Literal["auto"] | int,
     Field(description="optimizer step from which the gates are fixed; auto: 5 % of all"),
-]
-Exploration = Annotated[
-    Literal["random", "gradual"],
-    Field(
-        description="what gates do first: choose at random, or keep all and then drop more and more"
-    ),
 ]
 GateSeed = Annotated[int, Field(ge=0, description="seed of the random phase of the gates")]

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from equiv.train.recipe import Count, ModelRecipe, Positive
-from equiv.train.recipe_gates import Budget, Exploration, FixedFrom, GateSeed, RandomUntil
+from equiv.train.recipe_gates import Budget, FixedFrom, GateSeed, RandomUntil
 
 
 class SPHNetRecipe(ModelRecipe):
@@ -49,12 +49,18 @@ class SPHNetRecipe(ModelRecipe):
         default=None,
         ge=0,
         lt=1,
-        description="share of the pairs of atoms that is dropped; null: as `sparsity`",
+        description="share of the pairs of atoms that pair layers but the last drop; null: as "
+        "`sparsity`",
+    )
+    message_sparsity: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="share of the paths of messages that is dropped; null: as `sparsity`",
     )
     budget: Budget = "paths"
     random_until: RandomUntil = "auto"
     fixed_from: FixedFrom = "auto"
-    exploration: Exploration = "random"
     gate_seed: GateSeed = 0
     mean_neighbors: Literal["auto"] | Positive = Field(
         default="auto", description="normalisation of sums over neighbours"

@@ -122,19 +122,6 @@ def test_a_budget_of_operations_is_not_exceeded():
             assert spent > 0.9 * (1 - k) * total
 
 
-def test_weights_are_part_of_what_a_path_costs():
-    plain, heavy = (
-        PathGate(PATHS, 0.7, budget="flops"),
-        PathGate(PATHS, 0.7, budget="flops", weight_cost=64),
-    )
-    total = sum(path.cost + 64 for path in PATHS)
-    assert heavy.costs == tuple(path.cost + 64 for path in PATHS)
-    for gate in (plain, heavy):
-        gate.update(Phase.ADAPTIVE, 1)
-    assert sum(PATHS[p].cost + 64 for p in heavy.selection) <= 0.3 * total
-    assert len(heavy.selection) < len(plain.selection)  # whose weights are not counted
-
-
 def test_the_choice_travels_with_the_state():
     gate, other = PathGate(PATHS, 0.7), PathGate(PATHS, 0.7)
     gate.update(Phase.RANDOM, 17)
@@ -275,14 +262,6 @@ def test_gradients_are_those_of_the_formula():
     assert seen == len(index)
     for came, expected in zip(found, torch.autograd.grad(total, leaves), strict=True):
         torch.testing.assert_close(came, expected)
-
-
-def test_a_part_of_the_share_can_be_dropped():
-    gate = adaptive()
-    for reached, kept in ((0.0, 45), (0.5, 30), (1.0, 14)):
-        gate.update(Phase.ADAPTIVE, 1, reached)
-        index, _ = gate(*together(molecule(10, 0)))
-        assert (45 if index is None else len(index)) == kept
 
 
 def test_in_the_random_phase_training_keeps_the_share_and_evaluation_all():

@@ -1,7 +1,5 @@
 """Three phases at exact steps."""
 
-import math
-
 import pytest
 
 from equiv.errors import EquivError
@@ -14,11 +12,9 @@ from equiv.nn.sparsity_schedule import SparsitySchedule
 PATHS = coupling_paths(Degrees.up_to(2), Degrees.up_to(2), Degrees.up_to(2))
 
 
-def made(random_until=3, fixed_from=5, exploration="random"):
+def made(random_until=3, fixed_from=5):
     gates = [PathGate(PATHS, 0.5, layer=1), PairGate(2, 0.5, layer=2)]
-    schedule = SparsitySchedule(
-        gates, random_until=random_until, fixed_from=fixed_from, exploration=exploration
-    )
+    schedule = SparsitySchedule(gates, random_until=random_until, fixed_from=fixed_from)
     return schedule, gates
 
 
@@ -63,28 +59,3 @@ def test_gates_are_not_saved_twice():
 def test_phases_must_be_in_order():
     with pytest.raises(EquivError, match="0 <= random_until <= fixed_from"):
         made(5, 3)
-
-
-def test_gradual_gates_drop_nothing_at_first_and_everything_that_is_asked_at_the_end():
-    schedule, (paths, pairs) = made(10, 30, "gradual")
-    seen = []
-    for step in range(40):
-        schedule.advance(step)
-        expected = 0.5 * (1 - (1 - max(0.0, (step - 10) / 20)) ** 3) if step < 30 else 0.5
-        assert float(pairs.reached) * 0.5 == pytest.approx(expected)
-        assert len(paths.selection) == math.ceil((1 - expected) * len(PATHS) - 1e-9)
-        seen.append(len(paths.selection))
-    assert seen[:11] == [len(PATHS)] * 11
-    assert len(set(seen)) > 5
-
-
-@pytest.mark.parametrize("exploration", ["random", "gradual"])
-def test_without_phases_the_whole_share_is_dropped(exploration):
-    _, (paths, pairs) = made(0, 0, exploration)
-    assert len(paths.selection) == math.ceil(0.5 * len(PATHS))
-    assert float(pairs.reached) == 1
-
-
-def test_an_unknown_exploration_is_named():
-    with pytest.raises(EquivError, match="exploration: expected one of 'random', 'gradual'"):
-        made(exploration="gradul")
