@@ -89,20 +89,36 @@ def _split(x: Any) -> tuple[Any, Any]:
     return np.exp(x[: len(x) // 2]), np.exp(x[len(x) // 2 :])
 
 
-def _errors(x: Any, r: Any, p: float) -> tuple[Vector, NDArray[np.float64]]:
-    """``e(r)`` and its Jacobian with respect to ``x`` = (log t, log w)."""
+def _terms(x: Any, r: Any, p: float) -> tuple[Any, Any]:
+    """``t_k^2 r^2`` and ``r^p w_k exp(-t_k^2 r^2)``."""
     t, w = _split(x)
     z = np.outer(r * r, t * t)
-    g = (r**p)[:, None] * np.exp(-z) * w
-    return g.sum(1) - 1, np.hstack([-2 * z * g, g])
+    return z, (r**p)[:, None] * np.exp(-z) * w
 
 
-def _touching(x: Any, p: float) -> tuple[Vector, NDArray[np.float64]]:
-    """``e(1)`` and ``de/dlog r(1)`` and their Jacobian."""
+def _errors(x: Any, r: Any, p: float) -> Vector:
+    """``e(r)``."""
+    return _terms(x, r, p)[1].sum(1) - 1
+
+
+def _error_jacobian(x: Any, r: Any, p: float) -> NDArray[np.float64]:
+    """Of ``e(r)`` with respect to ``x`` = (log t, log w)."""
+    z, g = _terms(x, r, p)
+    return np.hstack([-2 * z * g, g])
+
+
+def _touching(x: Any, p: float) -> Vector:
+    """``e(1)`` and ``de/dlog r(1)``."""
+    t, w = _split(x)
+    g = w * np.exp(-t * t)
+    return np.array([g.sum() - 1, (g * (p - 2 * t * t)).sum()])
+
+
+def _touching_jacobian(x: Any, p: float) -> NDArray[np.float64]:
+    """Of these two."""
     t, w = _split(x)
     g, s = w * np.exp(-t * t), p - 2 * t * t
-    values = np.array([g.sum() - 1, (g * s).sum()])
-    return values, np.array([np.r_[-2 * t * t * g, g], np.r_[-2 * t * t * (s + 2) * g, s * g]])
+    return np.array([np.r_[-2 * t * t * g, g], np.r_[-2 * t * t * (s + 2) * g, s * g]])
 
 
 def _slopes(x: Vector, u: Vector, p: float) -> tuple[Vector, Vector]:
@@ -140,10 +156,10 @@ def _equations(
     tell whether the equations are solved; and the rest would differ from one process to the next.
     So unknowns and residuals have the extended precision of the machine, if it has one.
     """
-    e, touch = _errors(x, r.astype(np.longdouble), p)[0], _touching(x, p)[0]
+    e, touch = _errors(x, r.astype(np.longdouble), p), _touching(x, p)
     signs = np.where(np.arange(len(r)) % 2, 1.0, -1.0)
     rounded = x.astype(np.float64)
-    matrix = np.vstack([_touching(rounded, p)[1], _errors(rounded, r, p)[1]])
+    matrix = np.vstack([_touching_jacobian(rounded, p), _error_jacobian(rounded, r, p)])
     return (np.r_[touch, e - error * signs] / error).astype(np.float64), matrix / error
 
 
@@ -199,9 +215,7 @@ def _append(x: Vector, p: float) -> Vector:
 def _reach(x: Vector, p: float, error: float) -> float:
     """D: where ``e`` passes ``-error`` for good."""
     last = _extrema(x, p)[-1]
-    root = scipy.optimize.brentq(
-        lambda r: _errors(x, np.array([r]), p)[0][0] + error, last, 50 * last
-    )
+    root = scipy.optimize.brentq(lambda r: _errors(x, np.array([r]), p)[0] + error, last, 50 * last)
     return float(cast(float, root))
 
 
@@ -236,13 +250,13 @@ def _seed() -> Vector:
     heavy = 100 * np.sqrt(60)
 
     def residuals(x: Vector) -> Vector:
-        return np.r_[_errors(x, r, p)[0], heavy * _touching(x, p)[0]]
+        return np.r_[_errors(x, r, p), heavy * _touching(x, p)]
 
     def jacobian(x: Vector) -> NDArray[np.float64]:
-        return np.vstack([_errors(x, r, p)[1], heavy * _touching(x, p)[1]])
+        return np.vstack([_error_jacobian(x, r, p), heavy * _touching_jacobian(x, p)])
 
     x = scipy.optimize.least_squares(residuals, x, cast(Any, jacobian), method="lm").x
-    ripple = float(np.median(np.abs(_errors(x, _extrema(x, p), p)[0])))
+    ripple = float(np.median(np.abs(_errors(x, _extrema(x, p), p))))
     x = _newton(x, p, ripple)
     for between in np.geomspace(ripple, _COARSE, 12)[1:]:
         x = _newton(x, p, float(between))
