@@ -57,8 +57,10 @@ def dense(
     bias: Float[Tensor, " width_out"] | None = None,
 ) -> Float[Tensor, "rows width_out"]:
     """What :class:`Dense` computes."""
-    matrix = weight * (1 / math.sqrt(weight.shape[0]))  # smaller than what it is multiplied with
-    return x @ matrix if bias is None else torch.addmm(bias, x, matrix)
+    scale = 1 / math.sqrt(weight.shape[0])
+    if bias is None:
+        return x @ (weight * scale)
+    return torch.addmm(bias, x, weight, alpha=scale)
 
 
 class Dense(nn.Module):

@@ -82,14 +82,13 @@ class SPHNet(AbstractModel):
        from :math:`x_i \otimes x_i`, :math:`f_{ij}` from :math:`x_i \otimes x_j`;
     4. expansion: a linear map to the irreps that each kind of block has, and no others.
 
-    With ``sparsity`` :math:`k > 0` the second spherical interaction and the products of part 3 have
-    a :class:`PathGate` each, and every pair layer but the last a :class:`PairGate`
+    With ``sparsity`` :math:`k > 0` the messages of part 2 and the products of part 3 have a
+    :class:`PathGate` each, and every pair layer but the last a :class:`PairGate`
     (``pair_sparsity``). The paper gates other pairs: those of the last layer, though every block is
-    made of :math:`x^{(2)}`, which knows most, and those of the messages of the second interaction,
-    which leaves an atom of hydrogen one neighbour to hear. Either costs ethanol's Hamiltonian a
-    tenth of its accuracy; as much work is saved by dropping paths of the messages.
-    :class:`SparsitySchedule` takes them through a random, an adaptive and a fixed phase. What is
-    dropped is not computed.
+    made of :math:`x^{(2)}`, which knows most, and those of the messages, which leaves an atom of
+    hydrogen one neighbour to hear. Either makes the errors of ethanol some tenth larger; paths of
+    the messages are as much work, and cost half of that. :class:`SparsitySchedule` takes the gates
+    through a random, an adaptive and a fixed phase. What is dropped is not computed.
 
     Symmetries are exact: rotations, reflections (``parity="o3"``), permutations of atoms, symmetry
     of H, and a molecule does not see the others in its batch. ``parity="so3"`` is the choice of the
