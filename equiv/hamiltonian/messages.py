@@ -10,7 +10,7 @@ from torch import Tensor
 from equiv.constants import ExactConstants
 from equiv.hamiltonian.coupling_paths import PathProduct
 from equiv.hamiltonian.message_kernel import message_library
-from equiv.hamiltonian.pair_functions import Atoms
+from equiv.hamiltonian.pair_functions import Atoms, arranged, arranged_back, path_weights
 from equiv.hamiltonian.row_functions import RowFunction, call, ints, pointers, possible
 
 
@@ -21,8 +21,9 @@ class Messages(ExactConstants):
         z_i = \sum_{j} \sum_{p \in S} w^p_{ij} \odot \big( x_j \otimes_p Y(\hat r_{ij}) \big)
 
     :math:`p` runs over a selection :math:`S` of the even couplings. The weights are those of pairs,
-    the same both ways; :math:`Y(-\hat r) = (-1)^l Y(\hat r)`. Cost, for each pair and channel: four
-    multiply-adds for every bracket that is not zero, and twice that backwards.
+    the same both ways (:math:`Y(-\hat r) = (-1)^l Y(\hat r)`), and are not kept for the backward
+    pass. Cost, for each pair and channel: two multiply-adds for every bracket that is not zero, and
+    twice that backwards.
 
     Args:
         product: the couplings, of natural degrees that :math:`x`, :math:`Y` and :math:`z` share.
@@ -41,13 +42,27 @@ class Messages(ExactConstants):
         x: Float[Tensor, "atoms components channels"],
         y: Float[Tensor, "pairs components"],
         pairs: Atoms,
-        weights: Float[Tensor, "pairs selected channels"],
+        hidden: Float[Tensor, "pairs hidden"],
+        rows: Float[Tensor, "paths hidden channels"],
+        factors: Float[Tensor, " selected"],
         selection: tuple[int, ...],
     ) -> Float[Tensor, "atoms components channels"]:
-        """The messages of all pairs, with the harmonics ``y`` of the second atoms' directions."""
+        r"""The messages of all pairs.
 
-        def plain(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        Args:
+            x: features of the atoms.
+            y: harmonics of the direction from the first atom of each pair to the second.
+            pairs: both atoms of every pair.
+            hidden: of the weights :math:`w^p_{ij} = c_p\, h_{ij} R^p`, which are made when they are
+                needed.
+            rows: :math:`R`, of all paths.
+            factors: :math:`c`, of the selected ones.
+            selection: the paths :math:`S`.
+        """
+
+        def plain(x: Tensor, y: Tensor, hidden: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
             first, second = pairs
+            weights = path_weights(hidden, rows, factors, selection)
             told = self.product(
                 x.index_select(0, torch.cat([second, first])),
                 torch.cat([y, y * self.signs.to(y.dtype)]).unsqueeze(-1),
@@ -57,12 +72,12 @@ class Messages(ExactConstants):
             zero = x.new_zeros(len(x), *told.shape[1:])
             return zero.index_add(0, torch.cat([first, second]), told)
 
-        if not possible(x, y, weights):
-            return plain(x, y, weights)
+        if not possible(x, y, hidden, rows, factors):
+            return plain(x, y, hidden, rows, factors)
         if selection not in self._tables:
             self._tables = {selection: MessageTable(self.product, selection)}
         table, signs = self._tables[selection], self.signs.to(x.dtype)
-        return call(_Messages, plain, table, pairs, signs, x, y, weights)
+        return call(_Messages, plain, table, pairs, signs, x, y, hidden, rows, factors)
 
 
 class MessageTable:
@@ -74,6 +89,7 @@ class MessageTable:
     """
 
     def __init__(self, product: PathProduct, selection: tuple[int, ...]) -> None:
+        self.selection = torch.tensor(selection)
         entries, coefficients = product.entries(selection)
         x, y, z, path = entries.unbind(1)
         order = (path * product.out.dim + z).sort(stable=True).indices
@@ -119,29 +135,35 @@ class _Messages(RowFunction):
     ) -> Tensor:
         ctx.plain, ctx.table, ctx.pairs, ctx.signs = plain, table, pairs, signs
         ctx.save_for_backward(*given)
-        z = torch.zeros_like(given[0])
-        _run("messages", ctx, torch.get_num_threads(), *given, z)
+        x, y, hidden, rows, factors = given
+        z = torch.zeros_like(x)
+        weights = hidden @ arranged(table.selection, rows, factors)
+        _run("messages", ctx, torch.get_num_threads(), x, y, weights, z)
         return z
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        given = ctx.saved_tensors
+        given, index = ctx.saved_tensors, ctx.table.selection
         if torch.is_grad_enabled():
             return _Messages.slow(ctx, given, grads)
-        gx, gy, gw = (torch.zeros_like(t) for t in given)
-        if not ctx.needs_input_grad[5]:
-            gy = None
+        x, y, hidden, rows, factors = given
+        matrix = arranged(index, rows, factors)
+        weights = hidden @ matrix
+        gx, gw = torch.zeros_like(x), torch.zeros_like(weights)
+        gy = torch.zeros_like(y) if ctx.needs_input_grad[5] else None
         threads = torch.get_num_threads() if gy is None else 1  # channels share gy
-        _run("messages_back", ctx, threads, *given, grads[0].contiguous(), gx, gw, gy)
-        return None, None, None, None, gx, gy, gw
+        _run("messages_back", ctx, threads, x, y, weights, grads[0].contiguous(), gx, gw, gy)
+        of_matrix = arranged_back(index, rows, factors, hidden.T @ gw)
+        return None, None, None, None, gx, gy, gw @ matrix.T, *of_matrix
 
 
 def _run(name: str, ctx: Any, threads: int, *tensors: Tensor | None) -> None:
     """Call a kernel with x, y, weights and what else it takes."""
     x, y, weights = (t for t in tensors[:3] if t is not None)
-    sizes = (ctypes.c_int64 * 5)(x.shape[1], y.shape[1], x.shape[1], *weights.shape[1:])
+    paths = len(ctx.table.selection)
+    sizes = (ctypes.c_int64 * 5)(x.shape[1], y.shape[1], x.shape[1], paths, x.shape[2])
     first, second = (atoms.contiguous() for atoms in ctx.pairs)
-    pairs = _Pairs(len(y), first.data_ptr(), second.data_ptr(), ctx.signs.data_ptr())
+    pairs = _Pairs(len(weights), first.data_ptr(), second.data_ptr(), ctx.signs.data_ptr())
     structures = map(ctypes.byref, (ctx.table.pointers(x.dtype), pairs))
     library: Any = message_library(x.dtype)
     getattr(library, name)(sizes, *structures, *ints(threads), *pointers(*tensors))

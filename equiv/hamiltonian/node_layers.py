@@ -208,13 +208,15 @@ class SphericalInteraction(nn.Module):
     ) -> Float[Tensor, "atoms components channels"]:
         """New features of all atoms."""
         y, atoms = pairs.harmonics[:, : x.shape[1]], (pairs.first, pairs.second)
-        selection = self.paths.selection
-        weights = self.weights.of_atoms(
-            pairs.radial,
-            lambda x: self.invariants(x, *atoms),
-            x,
-            factors=self.paths.coefficients() * self.scale,
-            selection=selection,
-        )
+        hidden = self.weights.hidden(pairs.radial, lambda x: self.invariants(x, *atoms), x)
         (given,) = gated_linear(self.norm, (self.linear_in,), x)
-        return x + self.linear_out(given + self.messages(given, y, atoms, weights, selection))
+        told = self.messages(
+            given,
+            y,
+            atoms,
+            hidden,
+            self.weights.rows,
+            self.paths.coefficients().squeeze(1) * (self.scale * self.weights.scale),
+            self.paths.selection,
+        )
+        return x + self.linear_out(given + told)

@@ -107,14 +107,13 @@ class PairWeights(nn.Module):
         invariants: Callable[[Tensor], Float[Tensor, "pairs invariants"]],
         x: Tensor,
         *,
-        factors: Float[Tensor, "selected 1"] | None = None,
-        selection: tuple[int, ...] | None = None,
-    ) -> Float[Tensor, "pairs selected channels"]:
-        """Of some paths, where the invariants are a function of ``x`` (:meth:`hidden`)."""
+        factors: Float[Tensor, "paths 1"] | None = None,
+    ) -> Float[Tensor, "pairs paths channels"]:
+        """The same, where the invariants are a function of ``x`` (:meth:`hidden`)."""
         hidden = self.hidden(radial, invariants, x)
         if factors is None:
-            factors = hidden.new_ones(len(self.rows if selection is None else selection), 1)
-        return path_weights(hidden, self.rows, factors.squeeze(1) * self.scale, selection)
+            factors = hidden.new_ones(len(self.rows), 1)
+        return path_weights(hidden, self.rows, factors.squeeze(1) * self.scale, None)
 
     def hidden(
         self,

@@ -868,10 +868,10 @@ def block_readout(layer: nn.Module, x: Tensor, pseudo: Tensor) -> list[Tensor]:
 def heard(layer: Messages, x: Tensor, pairs: AtomPairs) -> Tensor:
     """Messages with weights that are functions of the distance."""
     paths = tuple(range(len(layer.product.paths)))
-    slopes = torch.linspace(-1, 1, len(paths) * x.shape[2]).to(x).view(len(paths), -1)
-    weights = pairs.radial.sum(1)[:, None, None] * slopes
-    y = pairs.harmonics[:, : x.shape[1]]
-    return layer(x, y, (pairs.first, pairs.second), weights, paths)
+    rows = torch.linspace(-1, 1, len(paths) * x.shape[2]).to(x).view(len(paths), 1, -1)
+    y, atoms = pairs.harmonics[:, : x.shape[1]], (pairs.first, pairs.second)
+    hidden = pairs.radial.sum(1, keepdim=True)
+    return layer(x, y, atoms, hidden, rows, x.new_ones(len(paths)), paths)
 
 
 def block_kind(key: Any) -> Any:
