@@ -7,8 +7,8 @@
 
 Steps: forward, loss, backward and AdamW on the same batch (10 molecules and 32, the paper's for
 MD17 and for QH9), one thread, interleaved, medians; of ours dense and with a share k of paths and
-of pairs dropped (gates fixed, as in 95 % of a training; "every message": k for products only, none
-for what atoms tell each other), of the same network with the paper's SO(3)
+of pairs dropped (gates fixed, as in 95 % of a training; "products only": every pair, and all that
+atoms tell each other, is there), of the same network with the paper's SO(3)
 features and every pair (what QHNet computes, at equal size), and with 10 of the authors' codes if
 checkouts are given: of github.com/microsoft/SPHNet, and of github.com/divelab/AIRS for QHNet.
 Layer: one pair layer forward and backward. Memory: what a step keeps for its backward pass. Errors:
@@ -53,9 +53,10 @@ OURS = {
     "k=0.5": {"sparsity": 0.5},
     "k=0.7": {"sparsity": 0.7},
     "k=0.7 of multiply-adds": {"sparsity": 0.7, "budget": "flops"},
-    "k=0.7 of multiply-adds, every message": {
+    "k=0.7 of multiply-adds, products only": {
         "sparsity": 0.7,
         "budget": "flops",
+        "pair_sparsity": 0.0,
         "message_sparsity": 0.0,
     },
     "QHNet-style (dense, SO(3))": {"sparsity": 0.0, "parity": "so3"},
@@ -380,7 +381,7 @@ def kept_by_distance(file: str, channels: int) -> dict[str, list[float]]:
 KINDS = {
     "paths": "o",
     "multiply-adds": "^",
-    "multiply-adds, every message": "v",
+    "multiply-adds, products only": "v",
     "QHNet-style": "s",
     "QHNet, official": "*",
 }
@@ -388,11 +389,11 @@ KINDS = {
 
 def kind_of(model: str) -> str:
     """What is dropped in a network, or whose it is."""
-    paths, work, told, style, official = KINDS
+    paths, work, products, style, official = KINDS
     if "QHNet" in model:
         return official if "official" in model else style
-    if "every message" in model:
-        return told
+    if "products only" in model:
+        return products
     return work if "multiply-adds" in model else paths
 
 
@@ -475,7 +476,7 @@ def finished_run(name: str, folder: Path) -> dict[str, Any]:
     section, test = recipe["model"], found["splits"]["test"]
     k = section["sparsity"]
     variant = f"k={k:g}" + " of multiply-adds" * (section["budget"] == "flops") if k else "dense"
-    variant += ", every message" * (k > 0 and section.get("message_sparsity") == 0)
+    variant += ", products only" * (k > 0 and section["pair_sparsity"] == 0)
     if section["parity"] == "so3":
         variant = "QHNet-style (dense, SO(3))"
     last = (folder / "log.csv").read_text().splitlines()
