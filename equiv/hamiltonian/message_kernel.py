@@ -11,6 +11,7 @@ from functools import cache
 
 import torch
 
+from equiv.hamiltonian.registers import REGISTERS
 from equiv.native import load_library
 
 
@@ -18,25 +19,12 @@ from equiv.native import load_library
 def message_library(dtype: torch.dtype) -> ctypes.CDLL | None:
     """The kernels for one number type, or ``None`` where they cannot be built."""
     number = {torch.float32: "float", torch.float64: "double"}.get(dtype)
-    return None if number is None else load_library(f"typedef {number} T;\n" + _SOURCE)
+    return None if number is None else load_library(f"typedef {number} T;\n{REGISTERS}{_SOURCE}")
 
 
 _SOURCE = r"""
-#include <cstdint>
 #include <cstring>
 #include <vector>
-typedef int64_t I;
-#if defined(__AVX512F__)
-#define BYTES 64
-#elif defined(__AVX__)
-#define BYTES 32
-#else
-#define BYTES 16
-#endif
-template <int B> struct Register {
-  typedef T V __attribute__((vector_size(B), aligned(sizeof(T)), may_alias));
-  static const I lanes = B / sizeof(T);
-};
 
 struct Sum { int32_t path, out, end; };  // entries that share a path and a component of z
 struct Entry { int32_t x, y; };          // components
