@@ -7,7 +7,7 @@ from equiv.hamiltonian import pair_functions
 from equiv.hamiltonian.coupling_paths import PathProduct
 from equiv.hamiltonian.degrees import Degrees
 from equiv.hamiltonian.pair_kernels import pair_library
-from equiv.hamiltonian.row_functions import Rows
+from equiv.hamiltonian.row_functions import Rows, add_rows
 from equiv.testing import assert_gradient
 
 NODES, BLOCKS = Degrees.up_to(2), Degrees((0, 1, 2), (1, 2))
@@ -97,3 +97,17 @@ def test_nothing_of_the_size_of_pairs_is_kept_but_weights():
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape), lambda x: x):
         function(*given)
     assert sorted(kept) == sorted(t.shape for t in given)
+
+
+def test_rows_are_added_in_place_and_gradients_are_those_of_a_sum():
+    x, update = normal(6, 3, 2).requires_grad_(), normal(3, 3, 2, seed=1).requires_grad_()
+    index, pull = torch.tensor([4, 0, 2]), normal(6, 3, 2, seed=2)
+    given = 1 * x
+    found = add_rows(given, index, update)
+    assert found.data_ptr() == given.data_ptr()
+    expected = x.index_add(0, index, update)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (x, update), pull),
+        torch.autograd.grad(expected, (x, update), pull),
+    )
