@@ -381,7 +381,7 @@ def kept_by_distance(file: str, channels: int) -> dict[str, list[float]]:
 KINDS = {
     "paths": "o",
     "multiply-adds": "^",
-    "multiply-adds, products only": "v",
+    "products only": "v",
     "QHNet-style": "s",
     "QHNet, official": "*",
 }
