@@ -47,9 +47,12 @@ class PathSparsity:
         """The paths of the next product, and its gate."""
         number, self.number = self.number, self.number + 1
         if self.selected is not None:
-            if number >= len(self.selected):
-                raise EquivError(f"selected: expected paths for product {number} too")
-            return tuple(paths[p] for p in self.selected[number]), None
+            mine = self.selected[number]
+            if any(not 0 <= p < len(paths) for p in mine):
+                raise EquivError(
+                    f"selected: product {number} has paths 0 to {len(paths) - 1}, got {list(mine)}"
+                )
+            return tuple(paths[p] for p in mine), None
         if self.sparsity == 0:
             return paths, None
         gate = PathGate(paths, self.sparsity, budget=self.budget, seed=self.seed, layer=number)

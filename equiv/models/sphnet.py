@@ -121,7 +121,8 @@ class SPHNet(AbstractModel):
         random_until: optimizer step at which the random phase ends.
         fixed_from: optimizer step at which the gates are fixed.
         gate_seed: of the random phase.
-        selected: of an exported model (:meth:`compact`), the paths that each product has.
+        selected: of an exported model (:meth:`compact`), the paths that each product has: messages,
+            then diagonal blocks and pairs of each layer.
         mean_neighbors: mean number of neighbours within the cutoff, in the training set.
 
     Raises:
@@ -165,6 +166,10 @@ class SPHNet(AbstractModel):
         _require(pair_layers >= 1, "pair_layers", "at least 1", pair_layers)
         _require(0 < cutoff <= pair_cutoff, "cutoff", "positive, at most pair_cutoff", cutoff)
         _require(mean_neighbors > 0, "mean_neighbors", "positive", mean_neighbors)
+        if selected is not None:
+            count = 1 + 2 * pair_layers
+            products = f"the paths of {count} products (messages, diagonal, pairs, ...)"
+            _require(len(selected) == count, "selected", products, f"those of {len(selected)}")
         super().__init__(tuple(basis.shells), None)
         degree = basis.l_max if degree is None else degree
         _require(degree >= 0, "degree", "at least 0", degree)

@@ -264,5 +264,12 @@ def test_one_atom_is_a_molecule():
 def test_wrong_arguments_are_named():
     with pytest.raises(EquivError, match="channels must be a multiple of 4; got 6"):
         SPHNet(BASIS, channels=6, mean_neighbors=2.0)
+    some = {**SHAPE, "pair_layers": 1}
+    with pytest.raises(
+        EquivError, match=r"selected must be the paths of 3 products.*; got those of 2"
+    ):
+        SPHNet(BASIS, **some, selected=[[0], [0]])
+    with pytest.raises(EquivError, match=r"product 0 has paths 0 to 22, got \[0, 999\]"):
+        SPHNet(BASIS, **some, selected=[[0, 999], [0], [0]])
     with pytest.raises(EquivError, match="parity: expected one of 'o3', 'so3'"):
         SPHNet(BASIS, parity="o4", mean_neighbors=2.0)
