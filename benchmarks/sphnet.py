@@ -8,9 +8,9 @@
 Steps: forward, loss, backward and AdamW on the same batch (10 molecules and 32, the paper's for
 MD17 and for QH9), one thread, interleaved, medians; of ours dense and with a share k of paths and
 of pairs dropped (gates fixed, as in 95 % of a training; "products only": every pair, and all that
-atoms tell each other, is there), of the same network with the paper's SO(3)
-features and every pair (what QHNet computes, at equal size), and with 10 of the authors' codes if
-checkouts are given: of github.com/microsoft/SPHNet, and of github.com/divelab/AIRS for QHNet.
+atoms tell each other, is there), of the same network with the paper's SO(3) features and every pair
+(what QHNet computes, at equal size), and with 10 of the authors' codes if checkouts are given: of
+github.com/microsoft/SPHNet, and of github.com/divelab/AIRS for QHNet.
 Layer: one pair layer forward and backward. Memory: what a step keeps for its backward pass. Errors:
 every variant trained on 500 molecules of water and on 240 of ethanol for the same processor time;
 each training is stored when it is done, so they can be made one at a time (--sets, --variants).

@@ -30,7 +30,7 @@ struct Sum { int32_t path, out, end; };  // entries that share a path and a comp
 struct Entry { int32_t x, y; };          // components
 struct Table { I sums, entries; const Sum* sum; const Entry* entry; const T* coefficient; };
 struct Pairs { I count; const I *first, *second; const T* sign; };  // sign of y the other way round
-struct Sizes { I x, y, z, paths, channels; };
+struct Sizes { I x, y, paths, channels; };  // x and z have the same components
 
 // The couplings of one pair both ways, and where the rows of its two atoms begin.
 struct Both {
@@ -122,29 +122,36 @@ static std::vector<Strip> strips(I C, I threads) {
   return all;
 }
 
-// z [atoms, size.z, channels] is added to.
-extern "C" void messages(const Sizes* size, const Table* table, const Pairs* pairs, I threads,
-                         const T* x, const T* y, const T* w, T* z) {
+// f for every strip and pair: its couplings, the kind of the strip, the pair, and where the strip
+// begins in the rows of its two atoms (of x as of z) and of its weights.
+template <class F>
+static void each(const Sizes* size, const Table* table, const Pairs* pairs, I threads, const T* y,
+                 F f) {
   const I C = size->channels;
   const std::vector<Strip> all = strips(C, threads);
   #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
   for (size_t n = 0; n < all.size(); ++n) {
     Both b(*table);
-    const I c = all[n].start;
     for (I k = 0; k < pairs->count; ++k) {
-      const I i = pairs->first[k], j = pairs->second[k];
-      const T *xi = x + i * size->x * C + c, *xj = x + j * size->x * C + c;
-      const T* wk = w + k * size->paths * C + c;
-      T *zi = z + i * size->z * C + c, *zj = z + j * size->z * C + c;
       b.bring(y + k * size->y, pairs->sign);
-      switch (all[n].kind) {
-        case 0: told<BYTES, 2>(b, xi, xj, wk, zi, zj, C); break;
-        case 1: told<BYTES, 1>(b, xi, xj, wk, zi, zj, C); break;
-        case 2: told<16, 1>(b, xi, xj, wk, zi, zj, C); break;
-        default: told<sizeof(T), 1>(b, xi, xj, wk, zi, zj, C);
-      }
+      f(b, all[n].kind, k, pairs->first[k] * size->x * C + all[n].start,
+        pairs->second[k] * size->x * C + all[n].start, k * size->paths * C + all[n].start);
     }
   }
+}
+
+// z is added to.
+extern "C" void messages(const Sizes* size, const Table* table, const Pairs* pairs, I threads,
+                         const T* x, const T* y, const T* w, T* z) {
+  const I C = size->channels;
+  each(size, table, pairs, threads, y, [=](const Both& b, int kind, I, I i, I j, I p) {
+    switch (kind) {
+      case 0: told<BYTES, 2>(b, x + i, x + j, w + p, z + i, z + j, C); break;
+      case 1: told<BYTES, 1>(b, x + i, x + j, w + p, z + i, z + j, C); break;
+      case 2: told<16, 1>(b, x + i, x + j, w + p, z + i, z + j, C); break;
+      default: told<sizeof(T), 1>(b, x + i, x + j, w + p, z + i, z + j, C);
+    }
+  });
 }
 
 // Adds to gx, gw and gy; gy may be null, and is for one thread.
@@ -152,26 +159,16 @@ extern "C" void messages_back(const Sizes* size, const Table* table, const Pairs
                               I threads, const T* x, const T* y, const T* w, const T* g, T* gx,
                               T* gw, T* gy) {
   const I C = size->channels;
-  const std::vector<Strip> all = strips(C, threads);
-  #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-  for (size_t n = 0; n < all.size(); ++n) {
-    Both b(*table);
-    const I c = all[n].start;
-    for (I k = 0; k < pairs->count; ++k) {
-      const I i = pairs->first[k], j = pairs->second[k];
-      const T *xi = x + i * size->x * C + c, *xj = x + j * size->x * C + c;
-      const T *wk = w + k * size->paths * C + c, *s = pairs->sign;
-      const T *gi = g + i * size->z * C + c, *gj = g + j * size->z * C + c;
-      T *gxi = gx + i * size->x * C + c, *gxj = gx + j * size->x * C + c;
-      T *gwk = gw + k * size->paths * C + c, *gyk = gy ? gy + k * size->y : nullptr;
-      b.bring(y + k * size->y, s);
-      switch (all[n].kind) {
-        case 0: told_back<BYTES, 2>(b, xi, xj, wk, gi, gj, gxi, gxj, gwk, gyk, s, C); break;
-        case 1: told_back<BYTES, 1>(b, xi, xj, wk, gi, gj, gxi, gxj, gwk, gyk, s, C); break;
-        case 2: told_back<16, 1>(b, xi, xj, wk, gi, gj, gxi, gxj, gwk, gyk, s, C); break;
-        default: told_back<sizeof(T), 1>(b, xi, xj, wk, gi, gj, gxi, gxj, gwk, gyk, s, C);
-      }
+  const T* s = pairs->sign;
+  each(size, table, pairs, threads, y, [=](const Both& b, int kind, I k, I i, I j, I p) {
+    const T *xi = x + i, *xj = x + j, *wp = w + p, *gi = g + i, *gj = g + j;
+    T *gxi = gx + i, *gxj = gx + j, *gwp = gw + p, *gyk = gy ? gy + k * size->y : nullptr;
+    switch (kind) {
+      case 0: told_back<BYTES, 2>(b, xi, xj, wp, gi, gj, gxi, gxj, gwp, gyk, s, C); break;
+      case 1: told_back<BYTES, 1>(b, xi, xj, wp, gi, gj, gxi, gxj, gwp, gyk, s, C); break;
+      case 2: told_back<16, 1>(b, xi, xj, wp, gi, gj, gxi, gxj, gwp, gyk, s, C); break;
+      default: told_back<sizeof(T), 1>(b, xi, xj, wp, gi, gj, gxi, gxj, gwp, gyk, s, C);
     }
-  }
+  });
 }
 """

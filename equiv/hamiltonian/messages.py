@@ -161,7 +161,7 @@ def _run(name: str, ctx: Any, threads: int, *tensors: Tensor | None) -> None:
     """Call a kernel with x, y, weights and what else it takes."""
     x, y, weights = (t for t in tensors[:3] if t is not None)
     paths = len(ctx.table.selection)
-    sizes = (ctypes.c_int64 * 5)(x.shape[1], y.shape[1], x.shape[1], paths, x.shape[2])
+    sizes = (ctypes.c_int64 * 4)(x.shape[1], y.shape[1], paths, x.shape[2])
     first, second = (atoms.contiguous() for atoms in ctx.pairs)
     pairs = _Pairs(len(weights), first.data_ptr(), second.data_ptr(), ctx.signs.data_ptr())
     structures = map(ctypes.byref, (ctx.table.pointers(x.dtype), pairs))
