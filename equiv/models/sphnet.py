@@ -86,9 +86,10 @@ class SPHNet(AbstractModel):
     :class:`PathGate` each, and every pair layer but the last a :class:`PairGate`
     (``pair_sparsity``). The paper gates other pairs: those of the last layer, though every block is
     made of :math:`x^{(2)}`, which knows most, and those of the messages, which leaves an atom of
-    hydrogen one neighbour to hear. Either makes the errors of ethanol some tenth larger; paths of
-    the messages are as much work, and cost half of that. :class:`SparsitySchedule` takes the gates
-    through a random, an adaptive and a fixed phase. What is dropped is not computed.
+    hydrogen one neighbour to hear. Ethanol's test error after trainings of 24 minutes, one of each
+    kind and not all with one schedule: 48.7 uEh with the last layer's pairs dropped, 42.7 with the
+    first's, 40.3 with paths of the messages instead of their pairs. :class:`SparsitySchedule` takes
+    the gates through a random, an adaptive and a fixed phase. What is dropped is not computed.
 
     Symmetries are exact: rotations, reflections (``parity="o3"``), permutations of atoms, symmetry
     of H, and a molecule does not see the others in its batch. ``parity="so3"`` is the choice of the
